@@ -1,0 +1,1 @@
+"""What people see of verdicts: alerts, their reasons, and their way out."""

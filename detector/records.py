@@ -1,0 +1,120 @@
+"""What flows through the program: frozen values without behaviour. Times are seconds since 1970 in UTC, as float.
+
+Axes: E events of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events in the order of their arrival, as columns.
+
+    time         (E,) float64, seconds since 1970, UTC
+    user         (E,) object, non-empty str
+    session      (E,) object, str or None
+    attributes   name -> (E,) object, str or float or None; always has "action" (str)
+    event_id     (E,) object, str or None: the log's own identity of the event
+    position     (E,) object, str: "source:offset", for people
+    """
+
+    time: np.ndarray
+    user: np.ndarray
+    session: np.ndarray
+    attributes: Mapping[str, np.ndarray]
+    event_id: np.ndarray
+    position: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A line that cannot be an event, or an event that comes too late: kept in quarantine.
+
+    reason is one of a bounded set of identifiers (see sources.REASONS), detail is for people.
+    """
+
+    source: str
+    position: str
+    reason: str
+    detail: str
+    line: str  # at most 4,096 characters of it, undecodable bytes escaped
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one read of a source gave. `position` is where the next read starts; it is committed with the results."""
+
+    batch: Batch
+    rejects: tuple[Reject, ...]
+    position: Mapping[str, object]  # JSON-able
+    exhausted: bool  # nothing more is there now
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome for a session, written once it has closed."""
+
+    user: str
+    session: str | None
+    start: float
+    end: float
+    events: int
+    score: float  # log-odds that somebody else made it, belief included; higher = less like the owner
+    p: float  # share of owners' sessions that look at least this strange, in (0, 1]
+    belief: float  # probability that the account is in somebody else's hands now
+    history: int  # sessions of the account known before this one
+    maturity: str  # "new", "young" or "mature"
+    evidence: Mapping[str, float]  # channel -> nats
+    pack: str  # id of the pack that judged
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What leaves the program for people. The id is the same however often the alert is sent."""
+
+    id: str
+    time: float  # event time at which it was raised
+    severity: str  # "low", "medium", "high" or "critical"
+    verdict: Verdict  # as known when the alert was raised; the session may still have been open
+    open: bool  # the session was still open
+    summary: str
+    reasons: tuple[Mapping[str, object], ...]  # identifier, text, share; see alerts.explanations
+
+
+@dataclass(frozen=True)
+class OutboxItem:
+    """One alert on its way to one sink."""
+
+    id: int
+    alert_id: str
+    sink: str
+    body: bytes  # the JSON of the alert
+    attempts: int
+    due: float  # wall clock, seconds
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Everything that one cycle changes. A store writes all of it in one transaction, or nothing."""
+
+    accounts: tuple[tuple[str, int, bytes], ...] = ()  # user, history, profile
+    open_sessions: tuple[tuple[str, float, int, bytes], ...] = ()  # user, earliest close time, how many, their bytes
+    closed_users: tuple[str, ...] = ()  # accounts that no longer have an open session
+    positions: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # source name -> position
+    engine: bytes | None = None  # the clock and the counters of the engine
+    recent: tuple[tuple[float, bytes], ...] = ()  # newest event time, 64-bit hashes of accepted events
+    forget_recent_before: float | None = None
+    history: tuple[tuple[str, bytes], ...] = ()  # day (YYYY-MM-DD), encoded events
+    verdicts: tuple[Verdict, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+    sinks: tuple[str, ...] = ()  # each alert goes into the outbox once for each of these
+    rejects: tuple[Reject, ...] = ()
+    now: float = 0.0  # wall clock, seconds: when rows were written, for retention

@@ -1,0 +1,156 @@
+"""TOML file and environment → frozen settings. Strict: an unknown key is an error naming file and key.
+
+Every key has a default, a unit in its value, and a reason beside it. An environment variable `UNLIKE_SECTION__KEY` overrides the
+file; `--set section.key=value` overrides both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from detector.errors import SettingsError
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+class Duration(float):
+    """Seconds, written as a number with a unit: `30m`, `2h`, `24h`, `1.5d`."""
+
+
+def duration(text: str) -> Duration:
+    """Seconds from text such as `90s`, `30m`, `2h` or `7d`; raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*", text)
+    if not match:
+        raise ValueError(f"expected a duration such as 30m, 2h or 7d, got {text!r}")
+    return Duration(float(match[1]) * UNITS[match[2]])
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: unknown keys are refused."""
+
+
+class StateSettings(Section):
+    folder: str = "unlike-state"  # everything the daemon remembers lives here
+
+
+class SourceSettings(Section):
+    kind: Literal["file", "folder", "stdin"] = "file"
+    path: str = ""
+    name: str = ""  # how positions and quarantine call it; the path where it is empty
+    fields: dict[str, str] = {}  # ours = theirs: {user = "client.user.id"}; a dot enters a nested object
+    constants: dict[str, str] = {}  # ours = value, for fields that the log lacks
+    format: Literal["auto", "jsonl", "csv", "parquet"] = "auto"
+
+
+class EventSettings(Section):
+    lateness: Duration = Duration(600)  # shippers deliver out of order; what is later than this goes to quarantine
+    future: Duration = Duration(300)  # clocks differ; what is further ahead than this goes to quarantine
+    max_line_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 1 << 20  # longer lines are refused, not loaded
+    max_attributes: Annotated[int, msgspec.Meta(ge=1)] = 128  # more on one event is a broken producer
+
+
+class SessionSettings(Section):
+    gap: Duration = Duration(1800)  # silence that ends a session without a name; 30 min is the web's convention
+    named_gap: Duration = Duration(7200)  # silence after which a named session is taken to be over
+
+
+class CycleSettings(Section):
+    every: Duration = Duration(5)  # a verdict waits at most this long
+    batch_events: Annotated[int, msgspec.Meta(ge=1)] = 20_000  # memory is bounded by this
+
+
+class TrainingSettings(Section):
+    every: Duration = Duration(86400)  # how often the schedule looks whether training is due; 0s: never
+    growth: Annotated[float, msgspec.Meta(ge=0)] = 0.5  # due when sessions have grown by this share since the last pack
+    min_sessions: Annotated[int, msgspec.Meta(ge=1)] = 300  # less teaches an encoder nothing
+    min_accounts: Annotated[int, msgspec.Meta(ge=2)] = 5  # "somebody else" needs others
+    max_sessions: Annotated[int, msgspec.Meta(ge=100)] = 60_000  # the newest so many; bounds time and memory
+
+
+class HistorySettings(Section):
+    keep: Duration = Duration(180 * 86400)  # long enough for monthly habits, short enough for a data protection officer
+    keep_verdicts: Duration = Duration(90 * 86400)
+    keep_quarantine: Duration = Duration(30 * 86400)
+
+
+class AlertSettings(Section):
+    per_day: Annotated[float, msgspec.Meta(gt=0)] = 5.0  # what a small team can look at
+    file: str = "alerts.jsonl"  # in the state folder unless absolute
+    log: bool = True  # one log line per alert
+    max_attempts: Annotated[int, msgspec.Meta(ge=1)] = 12  # then it is a dead letter
+    retry_after: Duration = Duration(2)  # doubles at each attempt
+    retry_at_most: Duration = Duration(900)
+
+
+class MetricsSettings(Section):
+    listen: str = "127.0.0.1:9464"  # loopback unless told otherwise; empty: no server
+    ready_after: Duration = Duration(60)  # /readyz says no when the last good cycle is older
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"  # auto: console on a terminal, JSON otherwise
+
+
+class Settings(Section):
+    state: StateSettings = StateSettings()
+    source: tuple[SourceSettings, ...] = ()
+    events: EventSettings = EventSettings()
+    attributes: dict[str, Literal["text", "number", "ignored"]] = {}  # kinds; what is not named is found out
+    session: SessionSettings = SessionSettings()
+    cycle: CycleSettings = CycleSettings()
+    training: TrainingSettings = TrainingSettings()
+    history: HistorySettings = HistorySettings()
+    alerts: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
+    seed: int = 0  # same events, same seed: same verdicts
+
+
+def load(path: str | Path | None = None, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from a TOML file (none: defaults), then environment, then `section.key=value` overrides; raises SettingsError."""
+    tree: dict[str, Any] = {}
+    where = str(path) if path else "settings"
+    if path is not None:
+        try:
+            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"{where}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{where}: not a TOML file: {error}") from error
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith("UNLIKE_"):
+            put(tree, name.removeprefix("UNLIKE_").lower().split("__"), value, f"environment variable {name}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {override}: expected section.key=value")
+        put(tree, key.strip().split("."), value.strip(), f"--set {override}")
+    try:
+        return msgspec.convert(tree, Settings, dec_hook=_decode, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{where}: {error}") from error
+
+
+def put(tree: dict[str, Any], keys: Sequence[str], value: str, where: str) -> None:
+    """Set one leaf of the settings tree; the value is text, converted by the section's types."""
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{where}: {key} is a value, not a section")
+    tree[keys[-1]] = value
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Duration:
+        if not isinstance(value, str):
+            raise ValueError(f"expected a duration with its unit, such as '30m' or '2h', got {value!r}")
+        return duration(value)
+    raise TypeError(f"no rule to decode {kind}")
