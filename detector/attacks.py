@@ -1,0 +1,125 @@
+"""Simulated takeovers, as tables of sessions: what the fusion learns from, and what rehearsals replay.
+
+Each kind takes the owner's session and a stranger's and says which sides of behaviour come from whom. Real thieves copy: a stolen
+cookie keeps the device, a known PIN keeps the shop. So most kinds borrow some facets from the owner.
+
+Axes: S sessions, T tokens, F text facets, N numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from detector.sessions import Sessions, tokens
+
+KINDS = ("swap", "borrow", "alone", "hijack", "mix", "inflate", "burst", "hours")
+
+
+def simulate(
+    owner: Sessions,
+    stranger: Sessions,
+    kind: np.ndarray,
+    facets: tuple[str, ...],
+    log_scale: tuple[bool, ...],
+    rng: np.random.Generator,
+) -> Sessions:
+    """One takeover per row: kind (S,) indices into KINDS; owner and stranger (S rows each).
+
+    swap     the whole session is the stranger's
+    borrow   the stranger's, but for a random half of the facets and numbers, copied from the owner
+    alone    the owner's, but for one facet of the stranger's
+    hijack   the owner's first part and the stranger's second
+    mix      the owner's with a few events of the stranger's
+    inflate  the owner's with one number, or all its values, made 2 to 10 times larger
+    burst    the owner's values 5 to 50 times over, in quick succession
+    hours    the owner's session at the stranger's time of day
+    """
+    sessions, text, number = len(owner), len(facets), owner.numbers.shape[1]
+    is_kind = {name: kind == k for k, name in enumerate(KINDS)}
+    foreign = rng.random((sessions, text + number)) < 0.5  # borrow: which side comes from the stranger
+    foreign[is_kind["swap"] | is_kind["hijack"] | is_kind["mix"]] = True
+    single = rng.integers(0, text + number, sessions)
+    foreign[is_kind["alone"]] = np.arange(text + number) == single[is_kind["alone"], None]
+    foreign[is_kind["inflate"] | is_kind["burst"] | is_kind["hours"]] = False
+    for f, name in enumerate(facets):
+        if name == "hour":
+            foreign[is_kind["hours"], f] = True
+        if name == "pair" and f:  # successions go with the values that they are made of
+            foreign[:, f] = foreign[:, 0]
+    part = np.where(
+        is_kind["hijack"], rng.uniform(0.3, 0.8, sessions), np.where(is_kind["mix"], rng.uniform(0.1, 0.3, sessions), 1.0)
+    )
+    mine = _thinned(owner, np.where(part[owner.row] < 1, 1 - part[owner.row], ~foreign[owner.row, owner.facet]), rng)
+    theirs = _thinned(stranger, np.where(foreign[stranger.row, stranger.facet], part[stranger.row], 0), rng)
+    both = [np.concatenate([getattr(owner, c)[mine[0]], getattr(stranger, c)[theirs[0]]]) for c in ("key", "facet", "text")]
+    count = (
+        np.concatenate([mine[1], theirs[1]])
+        * np.where(is_kind["burst"], rng.uniform(5, 50, sessions), 1)[np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])]
+    )
+    numbers = _numbers(owner, stranger, foreign[:, text:], part, rng)
+    numbers = _changed(numbers, is_kind["inflate"], is_kind["burst"], log_scale, rng)
+    events = np.where(
+        part < 1, (1 - part) * owner.events + part * stranger.events, np.where(is_kind["swap"], stranger.events, owner.events)
+    )
+    events = np.where(is_kind["burst"], events * rng.uniform(5, 50, sessions), events)
+    rows = np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])
+    return replace(
+        owner,
+        events=np.maximum(events, 1).astype(np.int64),
+        numbers=numbers,
+        **tokens(rows, both[0], both[1], count, both[2], sessions),
+    )
+
+
+def _thinned(table: Sessions, share: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Token indices and counts left when each occurrence stays with probability `share` (T,)."""
+    count = table.count * (share > 0)
+    partial = (share > 0) & (share < 1)
+    whole = np.ceil(count[partial]).astype(np.int64)
+    count[partial] = rng.binomial(whole, share[partial]) * np.where(whole > 0, count[partial] / np.maximum(whole, 1), 0)
+    kept = np.flatnonzero(count > 0)
+    return kept, count[kept]
+
+
+def _numbers(owner: Sessions, stranger: Sessions, foreign: np.ndarray, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(S, N, W) statistics: the owner's or the stranger's, or both in part."""
+    mixed = np.empty_like(owner.numbers)
+    mixed[:, :, :3] = owner.numbers[:, :, :3] * (1 - part)[:, None, None] + stranger.numbers[:, :, :3] * part[:, None, None]
+    mixed[:, :, 3] = np.minimum(owner.numbers[:, :, 3], stranger.numbers[:, :, 3])
+    mixed[:, :, 4] = np.maximum(owner.numbers[:, :, 4], stranger.numbers[:, :, 4])
+    whole = np.where(foreign[:, :, None], stranger.numbers, owner.numbers)
+    return np.where((part < 1)[:, None, None], mixed, whole)
+
+
+def _changed(
+    numbers: np.ndarray, inflate: np.ndarray, burst: np.ndarray, log_scale: tuple[bool, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """Inflate one number of the rows `inflate`: all its values, or only the largest; bursts have quick paces."""
+    out = numbers.copy()
+    sessions, count = numbers.shape[:2]
+    if not count:
+        return out
+    which = rng.integers(0, count, sessions)
+    factor = np.exp(rng.uniform(np.log(2), np.log(10), sessions))
+    only_largest = rng.random(sessions) < 0.5
+    for n in range(count):
+        rows = inflate & (which == n) & (numbers[:, n, 0] > 0)
+        k, total, squares, low, high = numbers[rows, n].T
+        if log_scale[n]:
+            shift = np.log(factor[rows])
+            every = np.stack([k, total + k * shift, squares + 2 * shift * total + k * shift**2, low + shift, high + shift], 1)
+            new = high + shift
+        else:
+            c = factor[rows]
+            every = np.stack([k, total * c, squares * c**2, low * c, high * c], 1)
+            new = high * c
+        one = np.stack([k, total + new - high, squares + new**2 - high**2, np.where(k > 1, low, new), new], 1)
+        every[:, 3:] = np.sort(every[:, 3:], axis=1)
+        one[:, 3:] = np.sort(one[:, 3:], axis=1)
+        out[rows, n] = np.where(only_largest[rows, None], one, every)
+    if log_scale[-1]:  # the last number is the pace
+        rows = burst & (numbers[:, -1, 0] > 0)
+        out[rows, -1] = np.stack([numbers[rows, -1, 0]] + [np.zeros(rows.sum())] * 4, 1)
+    return out

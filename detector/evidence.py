@@ -1,0 +1,191 @@
+"""The channels: how much more likely a session is under somebody else than under the owner, in nats.
+
+* text facet: the owner's values follow a Pitman-Yor predictive (Teh 2006) whose base is a mixture of peers (the ratio: Freeman
+  2016); somebody else is one of the other peers. Values count by the square root of how often they occur.
+* number: marginal likelihood of the session's numbers under the owner's normal-inverse-gamma posterior against the population's
+  prior (Murphy 2007), and for the extremes the tail of the owner's predictive Student-t.
+* embedding: distance to the nearest remembered sessions against what strangers' sessions have; distance to the long-term embedding.
+
+A channel of which nothing is known of the account (or nothing is in the session) says 0.
+
+Axes: S sessions, T tokens, V vocabulary, F text facets, N numbers (volume included), J peers, C cohort, B bank, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+from detector.profiles import Profiles, lookup
+from detector.sessions import Sessions, with_volume
+
+EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
+EMBEDDING_SCALE = 10.0  # the temperature of the encoder's loss turned over: likeness / 0.1 is in nats
+NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
+COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)
+PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
+EXTREME_CEILING = 30.0  # nats; beyond it a tail of a fitted curve says nothing
+
+
+@dataclass(frozen=True)
+class Population:
+    """Habits of everybody, from history."""
+
+    vocabulary: np.ndarray  # (V,) uint32, ascending
+    vocabulary_facet: np.ndarray  # (V,) int16
+    vocabulary_text: np.ndarray  # (V,) bytes, utf-8, cut: for people
+    log_peer: np.ndarray  # (V+F, J) float32: log share of a value within its facet, per peer; the last F rows: a value never seen
+    discount: np.ndarray  # (F,) Pitman-Yor d in [0, 1): how readily new values come
+    strength: np.ndarray  # (F,) Pitman-Yor s: weight of the peers
+    centre: np.ndarray  # (N,) mean of the accounts' means
+    pull: np.ndarray  # (N,) kappa: how many values the population's mean is worth
+    shape: np.ndarray  # (N,) alpha of the variance
+    scale: np.ndarray  # (N,) beta of the variance
+    cohort: np.ndarray  # (C, D) float32: sessions of many accounts
+    peer_centre: np.ndarray  # (J, D) float32: long-term embeddings of the peers
+
+    @property
+    def spread(self) -> np.ndarray:
+        """(N,) a typical standard deviation over everybody."""
+        variance = self.scale / self.shape
+        return np.sqrt(variance * (1 + 1 / self.pull))
+
+
+def channel_names(text: tuple[str, ...], number: tuple[str, ...]) -> tuple[str, ...]:
+    """The C channels in their order, for text facets (F) and numbers (N, volume included)."""
+    return (*text, *number, *(f"{n}:extreme" for n in number), *EMBEDDING_CHANNELS)
+
+
+def peer_log_likelihood(table: Sessions, population: Population, facets: int) -> np.ndarray:
+    """(S, F, J): damped log-likelihood of each facet's values under each peer."""
+    weighted = np.sqrt(table.count)[:, None] * population.log_peer[vocabulary_row(table, population)]  # (T, J)
+    out = np.zeros((len(table) * facets, population.log_peer.shape[1]))
+    cell = table.row * facets + table.facet
+    if len(cell):
+        order = np.argsort(cell, kind="stable")
+        heads = np.flatnonzero(np.diff(cell[order], prepend=-1))
+        out[cell[order][heads]] = np.add.reduceat(weighted[order].astype(np.float64), heads, axis=0)
+    return out.reshape(len(table), facets, population.log_peer.shape[1])
+
+
+def vocabulary_row(table: Sessions, population: Population) -> np.ndarray:
+    """(T,) row of each token in `log_peer`; a value outside the vocabulary has its facet's last row."""
+    size = len(population.vocabulary)
+    if not size:
+        return size + table.facet.astype(np.int64)
+    at = np.minimum(np.searchsorted(population.vocabulary, table.key), size - 1)
+    return np.where(population.vocabulary[at] == table.key, at, size + table.facet.astype(np.int64))
+
+
+def channels(table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, population: Population) -> np.ndarray:
+    """(S, C) nats of each session against its profile (row by row), in the order of `channel_names`.
+
+    embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`.
+    """
+    return np.concatenate(
+        [
+            text_channels(table, profiles, peers, population),
+            *number_channels(table, profiles, population),
+            embedding_channels(profiles, embedding, population),
+        ],
+        axis=1,
+    )
+
+
+def peer_weights(affinity: np.ndarray) -> np.ndarray:
+    """(S, J) how much the account is like each peer, from its (S, J) log-likelihoods."""
+    return special.softmax(affinity / PEER_TEMPERATURE, axis=1)
+
+
+def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population) -> np.ndarray:
+    """(S, F) nats."""
+    sessions, facets, members = peers.shape
+    weight = peer_weights(profiles.affinity)  # (S, J)
+    row, facet = table.row, table.facet
+    counted, _ = lookup(profiles, row, table.key)  # (T,)
+    share = np.exp(population.log_peer[vocabulary_row(table, population)])  # (T, J)
+    base = np.einsum("tj,tj->t", share, weight[row])
+    theta = predictive(counted, profiles.total[row, facet], profiles.kinds[row, facet], base, population, facet)
+    own = np.bincount(row * facets + facet, np.sqrt(table.count) * np.log(theta), sessions * facets).reshape(sessions, facets)
+    others = np.log(np.maximum(1 - weight, 1e-6) / max(members - 1, 1))  # (S, J)
+    other = special.logsumexp(peers + others[:, None, :], axis=2)  # (S, F)
+    known = (profiles.total > 0) & (np.bincount(row * facets + facet, minlength=sessions * facets).reshape(sessions, facets) > 0)
+    return np.where(known, other - own, 0.0)
+
+
+def predictive(
+    counted: np.ndarray, total: np.ndarray, kinds: np.ndarray, base: np.ndarray, population: Population, facet: np.ndarray
+) -> np.ndarray:
+    """(T,) Pitman-Yor probability of a value: damped count, the facet's total and kinds, the peers' share `base`."""
+    d, s = population.discount[facet], population.strength[facet]
+    new = (s + d * kinds) * base
+    return np.maximum((np.maximum(counted - d * np.minimum(counted, 1), 0) + new) / (total + s), 1e-12)
+
+
+def posterior(number: np.ndarray, population: Population) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Normal-inverse-gamma (mu, kappa, alpha, beta), each (S, N), after the (S, N, 3) weight, sum and sum of squares."""
+    n, total, squares = number[:, :, 0], number[:, :, 1], number[:, :, 2]
+    kappa = population.pull + n
+    mean = np.where(n > 0, total / np.maximum(n, 1e-9), 0)
+    mu = (population.pull * population.centre + total) / kappa
+    within = np.maximum(squares - n * mean**2, 0)
+    beta = population.scale + 0.5 * within + 0.5 * population.pull * n * (mean - population.centre) ** 2 / kappa
+    return mu, kappa, population.shape + 0.5 * n, beta
+
+
+def marginal(values: np.ndarray, mu: np.ndarray, kappa: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """(S, N) log marginal likelihood of the (S, N, W) values under normal-inverse-gamma parameters (S, N)."""
+    n, total, squares = values[:, :, 0], values[:, :, 1], values[:, :, 2]
+    mean = total / np.maximum(n, 1)
+    after = beta + 0.5 * np.maximum(squares - n * mean**2, 0) + 0.5 * kappa * n * (mean - mu) ** 2 / (kappa + n)
+    return (
+        special.gammaln(alpha + n / 2)
+        - special.gammaln(alpha)
+        + alpha * np.log(beta)
+        - (alpha + n / 2) * np.log(after)
+        + 0.5 * (np.log(kappa) - np.log(kappa + n))
+        - 0.5 * n * np.log(2 * np.pi)
+    )
+
+
+def number_channels(table: Sessions, profiles: Profiles, population: Population) -> tuple[np.ndarray, np.ndarray]:
+    """Two (S, N): nats of the bulk (damped by the square root of the count), and nats of the extremes."""
+    values = with_volume(table)
+    n = values[:, :, 0]
+    own = posterior(profiles.number, population)
+    nobody = tuple(np.broadcast_to(x, n.shape) for x in (population.centre, population.pull, population.shape, population.scale))
+    ratio = marginal(values, *nobody) - marginal(values, *own)
+    known = (n > 0) & (profiles.number[:, :, 0] > 0)
+    bulk = np.where(known, ratio / np.sqrt(np.maximum(n, 1)), 0.0)
+    tails = np.minimum(tail(values, *own), EXTREME_CEILING)
+    return bulk, np.where(known, tails, 0.0)
+
+
+def tail(values: np.ndarray, mu: np.ndarray, kappa: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """(S, N) -log probability that n values of the owner reach as far as the farthest one did."""
+    spread = np.sqrt(beta * (1 + 1 / kappa) / alpha)
+    n = values[:, :, 0]
+    far = np.where(n > 0, np.maximum(values[:, :, 4] - mu, mu - values[:, :, 3]), 0) / spread
+    single = stats.t.logsf(far, 2 * alpha) + np.log(2)
+    return -np.log(-np.expm1(np.maximum(n, 1) * np.log1p(-np.exp(np.minimum(single, -1e-9)))) + 1e-300)
+
+
+def embedding_channels(profiles: Profiles, embedding: np.ndarray, population: Population) -> np.ndarray:
+    """(S, 3) nats: strangers' likeness over the nearest remembered sessions'; distance to the long-term one; peers over owner."""
+    likeness = np.einsum("sbd,sd->sb", profiles.bank, embedding, dtype=np.float64)
+    free = ~np.any(profiles.bank != 0, axis=2)
+    likeness = np.sort(np.where(free, -1.0, likeness), axis=1)[:, ::-1]
+    held = np.minimum(np.maximum((~free).sum(axis=1), 1), NEAREST)
+    nearest = np.where(np.arange(NEAREST) < held[:, None], likeness[:, :NEAREST], 0).sum(axis=1) / held
+    cohort = np.einsum("sd,cd->sc", embedding, population.cohort, dtype=np.float64)
+    strangers = np.sort(cohort, axis=1)[:, ::-1][:, :COHORT_NEAREST].mean(axis=1)
+    length = np.linalg.norm(profiles.long.astype(np.float64), axis=1)
+    long = np.einsum("sd,sd->s", profiles.long, embedding, dtype=np.float64) / np.maximum(length, 1e-6)
+    elsewhere = np.maximum(1 - peer_weights(profiles.affinity), 1e-6) / len(population.peer_centre)
+    to_peers = np.einsum("sd,jd->sj", embedding, population.peer_centre, dtype=np.float64) * EMBEDDING_SCALE
+    peers = special.logsumexp(to_peers + np.log(elsewhere), axis=1)
+    known = ~free.all(axis=1)
+    scores = [EMBEDDING_SCALE * (strangers - nearest), EMBEDDING_SCALE * (1 - long), peers - EMBEDDING_SCALE * long]
+    return np.where(known[:, None], np.stack(scores, axis=1), 0.0)

@@ -1,0 +1,199 @@
+"""The facets of a session: what is counted (text) and what is measured (numbers), from the events' attributes.
+
+Which attributes are text, number or ignored is found out from history (`discover`), unless the settings say so. Derived facets:
+`hour` (of the day, spread over the neighbouring ones; a split by weekday starved on short histories), `pair` (what follows what),
+`pace` (seconds between events, log scale) and `volume` (events of a session, log scale; added when a session is scored).
+
+Axes: E events, S sessions, T tokens, F text facets, N number facets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from detector.records import Batch
+from detector.sessions import Assignment, Sessions
+
+HOUR_SPREAD = ((-1, 0.25), (0, 0.5), (1, 0.25))  # habits of time are an hour wide at best
+DERIVED_TEXT, DERIVED_NUMBER = ("hour",), ("pace",)
+PAIR_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))  # odd, so that order matters and nothing collapses
+PACE_FLOOR_S = 1.0  # most logs have whole seconds
+
+
+@dataclass(frozen=True)
+class Facets:
+    """What a pack looks at. `volume` is not listed: it follows from a session's number of events."""
+
+    text: tuple[str, ...]  # F: attributes, then derived facets
+    number: tuple[str, ...]  # N: attributes, then derived facets
+    log_scale: tuple[bool, ...]  # N
+    pair_of: str | None = None  # the attribute whose successive values form the facet `pair`
+
+
+def factorize(column: Iterable[object], length: int) -> tuple[list[object], np.ndarray]:
+    """Distinct values in order of appearance, and (E,) codes into them."""
+    index: dict[object, int] = {}
+    codes = np.fromiter((index.setdefault(v, len(index)) for v in column), np.int64, length)
+    return list(index), codes
+
+
+def key_of(facet: str, value: str) -> int:
+    """32-bit key of a facet's value, the same on every machine; never 0."""
+    return int.from_bytes(blake2b(f"{facet}\0{value}".encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little") or 1
+
+
+def as_text(value: object) -> str:
+    """An attribute's value as the text facets see it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_number(value: object) -> float:
+    """An attribute's value as the number facets see it; nan where it is none."""
+    if isinstance(value, float):
+        return value
+    try:
+        number = float(str(value))
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def scaled(values: np.ndarray, log_scale: bool) -> np.ndarray:
+    """Numbers on the scale of their facet: linear, or sign(x)·log(1+|x|)."""
+    return np.sign(values) * np.log1p(np.abs(values)) if log_scale else values
+
+
+def observe(batch: Batch, assignment: Assignment, open_parts: Sessions, facets: Facets) -> tuple[Occurrences, np.ndarray]:
+    """The facets of each event: loose token occurrences, and (E, N) numbers (nan: absent)."""
+    events = len(batch)
+    parts: list[tuple[np.ndarray, np.ndarray, int, np.ndarray, np.ndarray]] = []
+    primary = np.zeros(events, np.uint32)
+    everyone = np.arange(events)
+    for f, name in enumerate(facets.text):
+        if name == "hour":
+            parts += [(everyone, *_hours(batch.time, shift), f, np.full(events, weight)) for shift, weight in HOUR_SPREAD]
+            continue
+        if name == "pair":
+            parts.append(_pairs(batch, assignment, open_parts, primary, facets, f))
+            continue
+        column = batch.attributes.get(name)
+        if column is None:
+            continue
+        values, codes = factorize(column, events)
+        texts = np.array(["" if v is None else as_text(v) for v in values], object)
+        keys = np.array([0 if v is None else key_of(name, as_text(v)) for v in values], np.uint32)
+        here = np.flatnonzero(keys[codes])
+        parts.append((here, keys[codes[here]], texts[codes[here]], f, np.ones(len(here))))
+        if name == facets.pair_of:
+            primary = keys[codes]
+    numbers = np.full((events, len(facets.number)), np.nan)
+    for n, name in enumerate(facets.number):
+        if name == "pace":
+            numbers[:, n] = scaled(np.maximum(assignment.since, PACE_FLOOR_S) - PACE_FLOOR_S, facets.log_scale[n])
+            continue
+        column = batch.attributes.get(name)
+        if column is not None:
+            raw = np.fromiter((math.nan if v is None else as_number(v) for v in column), float, events)
+            numbers[:, n] = scaled(raw, facets.log_scale[n])
+    return Occurrences.of(parts, primary), numbers
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """Loose tokens of a batch: one row per event and value."""
+
+    event: np.ndarray  # (T,) int64
+    key: np.ndarray  # (T,) uint32
+    text: np.ndarray  # (T,) object
+    facet: np.ndarray  # (T,) int16
+    weight: np.ndarray  # (T,) float64
+    primary: np.ndarray  # (E,) uint32: the value that pairs are made of; 0: none
+
+    @staticmethod
+    def of(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, int, np.ndarray]], primary: np.ndarray) -> Occurrences:
+        if not parts:
+            kinds = (np.int64, np.uint32, object, np.int16, float)
+            return Occurrences(*(np.empty(0, kind) for kind in kinds), primary)
+        return Occurrences(
+            np.concatenate([p[0] for p in parts]),
+            np.concatenate([p[1] for p in parts]),
+            np.concatenate([p[2] for p in parts]),
+            np.repeat([p[3] for p in parts], [len(p[0]) for p in parts]).astype(np.int16),
+            np.concatenate([p[4] for p in parts]),
+            primary,
+        )
+
+
+def _hours(time: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    hour = (np.floor(time / 3600).astype(np.int64) + shift) % 24
+    texts = np.array([f"{h:02d}h" for h in range(24)], object)
+    keys = np.array([key_of("hour", t) for t in texts], np.uint32)
+    return keys[hour], texts[hour]
+
+
+def _pairs(
+    batch: Batch, assignment: Assignment, open_parts: Sessions, primary: np.ndarray, facets: Facets, f: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, np.ndarray]:
+    """Which value follows which: the key mixes both keys; across batches the open part remembers the earlier one."""
+    earlier = np.where(assignment.before >= 0, primary[assignment.before], 0).astype(np.uint32)
+    if len(open_parts) and len(batch):
+        opened = assignment.continues[assignment.session]
+        first_here = (assignment.before < 0) & (opened >= 0) & ~np.isnan(assignment.since)
+        earlier[first_here] = open_parts.last[opened[first_here]]
+    here = np.flatnonzero((earlier != 0) & (primary != 0))
+    mixed = earlier[here].astype(np.uint64) * PAIR_MIX[0] ^ primary[here].astype(np.uint64) * PAIR_MIX[1]
+    keys = (mixed >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+    column = batch.attributes[str(facets.pair_of)]
+    return here, keys, np.array([f"… {as_text(column[e])}" for e in here], object), f, np.ones(len(here))
+
+
+def as_sessions(batch: Batch, seen: Occurrences, numbers: np.ndarray) -> Sessions:
+    """Each event as a session of its own, (S,) = (E,). `combine` adds them up one by one, so no cut of a batch changes a bit."""
+    events = len(batch)
+    order = np.argsort(seen.event, kind="stable")
+    x = np.where(np.isnan(numbers), 0.0, numbers)
+    present = ~np.isnan(numbers)
+    return Sessions(
+        user=batch.user,
+        name=batch.session,
+        start=batch.time,
+        end=batch.time,
+        events=np.ones(events, np.int64),
+        alerted=np.zeros(events, bool),
+        last=seen.primary,
+        indptr=np.concatenate([[0], np.cumsum(np.bincount(seen.event, minlength=events))]),
+        key=seen.key[order],
+        facet=seen.facet[order],
+        count=seen.weight[order].astype(np.float32),
+        text=seen.text[order],
+        numbers=np.stack([present, x, x * x, np.where(present, x, np.inf), np.where(present, x, -np.inf)], axis=2).astype(float),
+    )
+
+
+def discover(columns: Mapping[str, Sequence[object]], kinds: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Text and number attributes of a log, from a sample of each column; `kinds` overrides by name.
+
+    An attribute is a number where 99 % of its values are numbers and more than ten differ; it is ignored where it is constant, or
+    text that hardly ever repeats (an identifier of the event), or too rare to be a habit (under 1 in 1,000 events).
+    """
+    text, number = [], []
+    for name, column in columns.items():
+        present = [v for v in column if v is not None]
+        kind = kinds.get(name)
+        if kind == "ignored" or not present:
+            continue
+        distinct = set(present)
+        if kind is None:
+            if len(present) < 0.001 * len(column) or len(distinct) < 2:
+                continue
+            numeric = sum(isinstance(v, float) for v in present) >= 0.99 * len(present) and len(distinct) > 10
+            kind = "number" if numeric else "text"
+            if kind == "text" and len(present) > 100 and len(distinct) > 0.9 * len(present):
+                continue
+        (number if kind == "number" else text).append(name)
+    return tuple(text), tuple(number)

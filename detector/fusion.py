@@ -1,0 +1,178 @@
+"""Evidence → how strange a session is: each channel against its own noise, then two opinions that must both be convinced.
+
+1. calibration: a channel's nats become e = -log p, p from owners' own sessions of similar history; beyond the reference an
+   exponential tail with a ceiling, so that one wild channel does not outshout the rest.
+2. boosting: gradient boosting, monotone in every e, trained on simulated takeovers; history and length of the session are context.
+3. outlier model: PyOD's isolation forest on the same e, which needs no idea of the attack.
+
+strangeness = e of the boosting's log-odds + e of the outlier score. The log-odds also feed the belief, scaled and shifted so that
+over owners' sessions the mean likelihood ratio is 1, which a likelihood ratio must have.
+
+Axes: S sessions, C channels, M maturity bins, Q quantiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detector import outliers
+
+if TYPE_CHECKING:
+    from pyod.models.iforest import IForest
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+MATURITY = (1, 5, 20)  # bounds of the bins of history: none, new, young, mature
+QUANTILES = 2000  # Q: a reference is kept as so many quantiles at most
+SLACK = 0.1  # nats: differences below it are nothing, and constant channels stay silent
+TAIL_CEILING = 3.0  # nats above the reference's largest e
+TAIL_SHARE = 0.02  # of the reference gives the scale of the tail
+LLR_SLOPE, LLR_LOW, LLR_HIGH = 1.5, -5.0, 6.0  # one session alone neither clears nor condemns for good
+FEWEST = 100  # a bin with fewer sessions borrows the reference of all
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Sorted scores of owners' sessions, and the scale of what lies beyond."""
+
+    values: np.ndarray  # (Q,) ascending
+    count: int  # how many scores the quantiles stand for
+    scale: float
+
+
+def reference(scores: np.ndarray) -> Reference:
+    """The reference of (S,) owners' scores."""
+    values = np.sort(scores)
+    top = values[int((1 - TAIL_SHARE) * len(values)) :]
+    scale = max(float((top - top[0]).mean()), 0.5)
+    kept = values
+    if len(values) > QUANTILES:  # all of the tail, and quantiles of the rest
+        tail = values[-QUANTILES // 4 :]
+        body = np.quantile(values[: -QUANTILES // 4], np.linspace(0, 1, QUANTILES - len(tail)))
+        kept = np.concatenate([body, tail])
+    return Reference(kept, len(values), scale)
+
+
+def surprise(scores: np.ndarray, ref: Reference) -> np.ndarray:
+    """(S,) e = -log p of scores against a reference; monotone."""
+    x = scores - SLACK
+    size, tail = len(ref.values), QUANTILES // 4
+    above = size - np.searchsorted(ref.values, x, side="left").astype(float)
+    if ref.count > size:
+        body = size - tail
+        above = np.where(above > tail, tail + (above - tail) / body * (ref.count - tail), above)
+    e = -np.log((1 + above) / (1 + ref.count))
+    beyond = np.maximum(x - ref.values[-1], 0) / ref.scale
+    return e + TAIL_CEILING * -np.expm1(-beyond / TAIL_CEILING)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What turns (S, C) channels into strangeness and log-likelihood ratios."""
+
+    channels: tuple[tuple[Reference, ...], ...]  # M bins of C references
+    boosting: HistGradientBoostingClassifier
+    forest: IForest
+    boosting_reference: Reference
+    forest_reference: Reference
+    llr_shift: float
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What the fusion says of S sessions."""
+
+    e: np.ndarray  # (S, C) nats per channel, ≥ 0
+    strangeness: np.ndarray  # (S,) nats
+    llr: np.ndarray  # (S,) log-likelihood ratio, somebody else over owner, in [LLR_LOW, LLR_HIGH]
+
+
+def calibrate(references: tuple[tuple[Reference, ...], ...], channels: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """(S, C) e of the channels, against sessions of accounts with a similar history."""
+    out = np.zeros_like(channels)
+    bins = np.searchsorted(MATURITY, history, side="right")
+    for b in np.unique(bins):
+        rows = bins == b
+        for c in range(channels.shape[1]):
+            out[rows, c] = surprise(channels[rows, c], references[b][c])
+    return out
+
+
+def context(history: np.ndarray, events: np.ndarray) -> np.ndarray:
+    """(S, 2): how much is known of the account, and how much happened in the session."""
+    return np.stack([np.log1p(history), np.log(np.maximum(events, 1))], axis=1)
+
+
+def judge(fusion: Fusion, channels: np.ndarray, history: np.ndarray, events: np.ndarray) -> Opinion:
+    """The fusion's opinion of (S, C) channels; each session's opinion depends on that session alone."""
+    e = calibrate(fusion.channels, channels, history)
+    odds = fusion.boosting.decision_function(np.concatenate([e, context(history, events)], axis=1))
+    outlier = outliers.score(fusion.forest, e)
+    return Opinion(e, *combine(odds, outlier, fusion.boosting_reference, fusion.forest_reference, fusion.llr_shift))
+
+
+def combine(
+    odds: np.ndarray, outlier: np.ndarray, boosting: Reference, forest: Reference, llr_shift: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) strangeness and (S,) log-likelihood ratio from the two opinions."""
+    return surprise(odds, boosting) + surprise(outlier, forest), np.clip(llr_shift + LLR_SLOPE * odds, LLR_LOW, LLR_HIGH)
+
+
+def fit(
+    owners: np.ndarray,
+    owners_context: tuple[np.ndarray, np.ndarray],
+    attacks: np.ndarray,
+    attacks_context: tuple[np.ndarray, np.ndarray],
+    seed: int,
+) -> tuple[Fusion, np.ndarray, np.ndarray]:
+    """Fit on channels of owners' sessions (S, C) and of simulated takeovers; contexts are (history, events).
+
+    Returns the fusion, and for the owners' sessions the log-odds of a boosting that did not see them (two folds), and their outlier
+    scores: what fair references are made of.
+    """
+    history = owners_context[0]
+    bins = np.searchsorted(MATURITY, history, side="right")
+    everybody = tuple(reference(owners[:, c]) for c in range(owners.shape[1]))
+    references = tuple(
+        tuple(reference(owners[bins == b, c]) for c in range(owners.shape[1])) if (bins == b).sum() >= FEWEST else everybody
+        for b in range(len(MATURITY) + 1)
+    )
+    e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, attacks, attacks_context[0])
+    x = np.concatenate([np.c_[e_owners, context(*owners_context)], np.c_[e_attacks, context(*attacks_context)]])
+    y = np.concatenate([np.zeros(len(owners)), np.ones(len(attacks))])
+    weight = np.concatenate([np.ones(len(owners)), np.full(len(attacks), len(owners) / max(len(attacks), 1))])
+    fold = np.arange(len(x)) % 2
+    odds = np.zeros(len(x))
+    for k in (0, 1):
+        there, here = fold != k, fold == k
+        odds[here] = _boosting(owners.shape[1], seed).fit(x[there], y[there], weight[there]).decision_function(x[here])
+    forest = outliers.fit(e_owners, seed)
+    outlier = outliers.score(forest, e_owners)
+    own = odds[: len(owners)]
+    shift = -float(np.log(np.mean(np.exp(np.clip(LLR_SLOPE * own, LLR_LOW - 1, LLR_HIGH + 2)))))
+    boosting = _boosting(owners.shape[1], seed).fit(x, y, weight)
+    return Fusion(references, boosting, forest, reference(own), reference(outlier), shift), own, outlier
+
+
+def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(
+        max_iter=100,
+        max_leaf_nodes=8,  # few interactions: the simulated attacks are not the real ones
+        learning_rate=0.1,
+        min_samples_leaf=30,
+        l2_regularization=1.0,
+        monotonic_cst=[1] * channels + [0, 0],
+        early_stopping=False,
+        random_state=seed,
+    )
+
+
+def contributions(e: np.ndarray, strangeness: np.ndarray) -> np.ndarray:
+    """(S, C) parts of the strangeness by channel, summing to it: in proportion to how far each e is above what is usual."""
+    excess = np.maximum(e - 0.5, 0) ** 2 + 1e-6  # a usual e is about 1; the square lets the striking channels speak
+    excess = np.where(excess < 0.01 * excess.max(axis=1, keepdims=True), 0.0, excess)
+    return excess / excess.sum(axis=1, keepdims=True) * strangeness[:, None]

@@ -1,0 +1,200 @@
+"""The memory of accounts, as arrays: look up, learn, write to bytes and back. Fixed size per account at most.
+
+Axes: A accounts, S sessions, T tokens, K remembered values, F text facets, N number facets (volume included), J peers,
+B remembered sessions, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from detector.errors import StoreDamagedError
+from detector.sessions import Sessions, with_volume
+
+VALUES = 384  # K: the heaviest so many values of an account; a person's habits fit (Schonlau's users know 50 to 300 commands)
+BANK = 24  # B: remembered sessions; nearest-of-24 is where the gain over fewer flattens
+PAD = np.uint32(0xFFFFFFFF)
+NEVER = -1.0
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """What is remembered of A accounts, row by row."""
+
+    key: np.ndarray  # (A, K) uint32, ascending, padded with PAD
+    weight: np.ndarray  # (A, K) float32, damped counts
+    facet: np.ndarray  # (A, K) int16
+    seen: np.ndarray  # (A, K) float32, days since 1970 when the value was last seen
+    total: np.ndarray  # (A, F) float64, damped counts ever
+    kinds: np.ndarray  # (A, F) float64, distinct values ever
+    number: np.ndarray  # (A, N, 3) float64: weight, sum, sum of squares
+    affinity: np.ndarray  # (A, J) float64: log-likelihood of the account's values under each peer
+    bank: np.ndarray  # (A, B, D) float32 unit vectors, zeros where free
+    long: np.ndarray  # (A, D) float32, decayed sum of session embeddings: the long-term embedding, unnormalised
+    history: np.ndarray  # (A,) int64, sessions known
+    last: np.ndarray  # (A,) float64, end of the newest session; NEVER
+    doubt: np.ndarray  # (A,) float64, belief: probability that the account is in somebody else's hands
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that a pack gives to profiles."""
+
+    facets: int  # F
+    numbers: int  # N, volume included
+    peers: int  # J
+    width: int  # D
+
+
+def blank(accounts: int, shape: Shape, doubt: float) -> Profiles:
+    """Profiles of accounts that were never seen."""
+    return Profiles(
+        key=np.full((accounts, VALUES), PAD),
+        weight=np.zeros((accounts, VALUES), np.float32),
+        facet=np.zeros((accounts, VALUES), np.int16),
+        seen=np.zeros((accounts, VALUES), np.float32),
+        total=np.zeros((accounts, shape.facets)),
+        kinds=np.zeros((accounts, shape.facets)),
+        number=np.zeros((accounts, shape.numbers, 3)),
+        affinity=np.zeros((accounts, shape.peers)),
+        bank=np.zeros((accounts, BANK, shape.width), np.float32),
+        long=np.zeros((accounts, shape.width), np.float32),
+        history=np.zeros(accounts, np.int64),
+        last=np.full(accounts, NEVER),
+        doubt=np.full(accounts, doubt),
+    )
+
+
+def take(profiles: Profiles, rows: np.ndarray) -> Profiles:
+    """The profiles at `rows`, in that order."""
+    return Profiles(**{f.name: getattr(profiles, f.name)[rows] for f in fields(profiles)})
+
+
+def put(profiles: Profiles, rows: np.ndarray, new: Profiles) -> None:
+    """Write `new` over the distinct `rows`, in place: the one mutation, for the arrays that a step owns."""
+    for f in fields(profiles):
+        getattr(profiles, f.name)[rows] = getattr(new, f.name)
+
+
+def lookup(profiles: Profiles, row: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) damped counts of (row, key) in the profiles and the day each was last seen; 0 where unknown."""
+    accounts = len(profiles)
+    if not len(row) or not accounts:
+        return np.zeros(len(row)), np.zeros(len(row))
+    code = (np.arange(accounts, dtype=np.uint64)[:, None] << np.uint64(32) | profiles.key).ravel()
+    wanted = row.astype(np.uint64) << np.uint64(32) | key.astype(np.uint64)
+    at = np.minimum(np.searchsorted(code, wanted), len(code) - 1)
+    known = code[at] == wanted
+    return np.where(known, profiles.weight.ravel()[at], 0.0), np.where(known, profiles.seen.ravel()[at], 0.0)
+
+
+def learn(profiles: Profiles, table: Sessions, weight: np.ndarray, embedding: np.ndarray, affinity: np.ndarray) -> Profiles:
+    """Profiles (A = S, row by row) after each learnt one session with weight in [0, 1].
+
+    embedding (S, D); affinity (S, J) log-likelihood of the session's values under each peer. The session counts towards
+    `history` whatever its weight. What is forgotten when the memory is full: the lightest values, oldest first; the oldest session.
+    """
+    key, held, facet, seen, fresh = _merge_values(profiles, table, weight)
+    total, kinds = profiles.total.copy(), profiles.kinds.copy()
+    added = np.sqrt(table.count) * weight[table.row]
+    np.add.at(total, (table.row, table.facet), added)
+    np.add.at(kinds, (table.row[fresh], table.facet[fresh]), weight[table.row[fresh]])
+    numbers = with_volume(table)
+    number = profiles.number + numbers[:, :, :3] * weight[:, None, None]
+    slot = profiles.history % BANK
+    bank = profiles.bank.copy()
+    rows = np.flatnonzero(weight > 0.5)  # a doubtful session is not remembered as the owner's
+    bank[rows, slot[rows]] = embedding[rows]
+    return replace(
+        profiles,
+        key=key,
+        weight=held,
+        facet=facet,
+        seen=seen,
+        total=total,
+        kinds=kinds,
+        number=number,
+        affinity=profiles.affinity + affinity * weight[:, None],
+        bank=bank,
+        long=profiles.long * np.float32(LONG_DECAY) + (embedding * weight[:, None]).astype(np.float32),
+        history=profiles.history + 1,
+        last=np.maximum(profiles.last, table.end),
+    )
+
+
+LONG_DECAY = 0.98  # per session: the long-term embedding looks back over about fifty sessions
+
+
+def _merge_values(profiles: Profiles, table: Sessions, weight: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Values of the profiles with those of one session each added; also which (T,) tokens were new to their profile."""
+    accounts, values = profiles.key.shape
+    known, _ = lookup(profiles, table.row, table.key)
+    width = values + int(np.diff(table.indptr).max(initial=0))
+    key = np.full((accounts, width), PAD)
+    held, facet, seen = (np.zeros((accounts, width), kind) for kind in (np.float32, np.int16, np.float32))
+    key[:, :values], held[:, :values], facet[:, :values], seen[:, :values] = (
+        profiles.key,
+        profiles.weight,
+        profiles.facet,
+        profiles.seen,
+    )
+    day = (table.end / 86400).astype(np.float32)
+    added = (np.sqrt(table.count) * weight[table.row]).astype(np.float32)
+    fresh = (known == 0) & (added > 0)
+    old = (known > 0) & (added > 0)
+    if old.any():
+        code = (np.arange(accounts, dtype=np.uint64)[:, None] << np.uint64(32) | profiles.key).ravel()
+        flat = np.searchsorted(code, table.row[old].astype(np.uint64) << np.uint64(32) | table.key[old].astype(np.uint64))
+        at = (flat // values, flat % values)
+        held[at] += added[old]
+        seen[at] = np.maximum(seen[at], day[table.row[old]])
+    place = values + np.arange(len(table.key)) - table.indptr[:-1][table.row]
+    at = (table.row[fresh], place[fresh])
+    key[at], held[at], facet[at], seen[at] = table.key[fresh], added[fresh], table.facet[fresh], day[table.row[fresh]]
+    crowded = np.flatnonzero((key != PAD).sum(axis=1) > values)
+    for a in crowded:  # rare: only accounts with a full memory
+        worst = np.lexsort((key[a], seen[a], held[a], key[a] != PAD))[: width - values]
+        key[a, worst], held[a, worst] = PAD, 0
+    order = np.argsort(key, axis=1, kind="stable")[:, :values]
+    return (*(np.take_along_axis(x, order, axis=1) for x in (key, held, facet, seen)), fresh)
+
+
+def to_bytes(profiles: Profiles) -> list[bytes]:
+    """One record per account: the number of values, then every column of the row, padding left out."""
+    used = (profiles.key != PAD).sum(axis=1)
+    rest = [f.name for f in fields(profiles) if f.name not in VALUE_COLUMNS]
+    out = []
+    for a, n in enumerate(used):
+        values = [getattr(profiles, c)[a, :n].tobytes() for c in VALUE_COLUMNS]
+        out.append(b"".join([int(n).to_bytes(2, "little"), *values, *(getattr(profiles, c)[a].tobytes() for c in rest)]))
+    return out
+
+
+VALUE_COLUMNS = ("key", "weight", "facet", "seen")
+
+
+def from_bytes(records: list[bytes | None], shape: Shape, doubt: float) -> Profiles:
+    """Profiles from their records; None is an account never seen. Raises StoreDamagedError where a record does not fit the pack."""
+    profiles = blank(len(records), shape, doubt)
+    rest = [f.name for f in fields(profiles) if f.name not in VALUE_COLUMNS]
+    for a, record in enumerate(records):
+        if record is None:
+            continue
+        n, at = int.from_bytes(record[:2], "little"), 2
+        pieces = [(c, getattr(profiles, c)[a, :n]) for c in VALUE_COLUMNS] + [(c, getattr(profiles, c)[a]) for c in rest]
+        size = 2 + sum(piece.nbytes for _, piece in pieces)
+        if len(record) != size:
+            raise StoreDamagedError(f"profile: a record of {len(record)} bytes where the pack expects {size}; train a new pack")
+        for name, piece in pieces:
+            value = np.frombuffer(record, piece.dtype, piece.size, at).reshape(piece.shape)
+            if name in VALUE_COLUMNS:
+                getattr(profiles, name)[a, :n] = value
+            else:
+                getattr(profiles, name)[a] = value
+            at += piece.nbytes
+    return profiles

@@ -1,0 +1,276 @@
+"""THE step: events, open sessions and profiles in; verdicts, looks at open sessions, and the new state out.
+
+Used alike by the daemon, by replay and by the back-fill after a training. Pure. Nothing here depends on where batches are cut: an
+open session is looked at when its number of events reaches a power of four, and closes at a time given by its events; tasks of
+one account run in the order of the events that caused them, and accounts do not see each other.
+
+Axes: E events, S sessions, A accounts, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from detector import belief, facets, fusion
+from detector.encoder import encode, measures
+from detector.evidence import channels, peer_log_likelihood
+from detector.pack import Pack
+from detector.profiles import Profiles, learn, lookup, put
+from detector.profiles import take as take_profiles
+from detector.records import Batch, Verdict
+from detector.sessions import Sessions, assign, close_time, combine, concat, mark_alerted, take
+
+LOOKS = 4 ** np.arange(16)  # numbers of events at which an open session is looked at
+YOUNG, MATURE = 5, 20  # sessions known
+UNTRAINED_P = 0.05  # without a reference nothing is rarer than this, so nothing alarms
+ROUND = 6  # decimals of what is written
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What ends a session, in seconds."""
+
+    gap: float
+    named_gap: float
+    lateness: float
+
+
+@dataclass(frozen=True)
+class Alarming:
+    """A session that looks alarming, when it first did."""
+
+    verdict: Verdict
+    open: bool
+    details: dict[str, dict[str, object]]  # by channel: what was seen and what is usual
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step gives."""
+
+    verdicts: tuple[Verdict, ...]  # of closed sessions, in the order of their closing
+    alarming: tuple[Alarming, ...]  # the first opinion of each session with p at most `alarm_below`
+    profiles: Profiles  # (A), the rows given, updated
+    changed: np.ndarray  # (A,) bool
+    open_sessions: Sessions  # of the accounts given
+
+
+def admit(time: np.ndarray, newest: float, lateness: float) -> tuple[np.ndarray, np.ndarray]:
+    """(E,) which events are in time, and (E,) the newest time seen up to each event (itself included)."""
+    clock = np.maximum.accumulate(np.concatenate([[newest], time]))
+    return time >= clock[:-1] - lateness, clock[1:]
+
+
+def step(
+    batch: Batch,
+    clock: np.ndarray,
+    users: list[str],
+    profiles: Profiles,
+    open_parts: Sessions,
+    pack: Pack,
+    rules: Rules,
+    watermark: float,
+    alarm_below: float,
+    looks: bool = True,
+) -> Outcome:
+    """Carry one batch through.
+
+    batch (E events, all in time), clock (E,) from `admit`; users (A) with their profiles and all their open sessions, which must
+    cover the batch's accounts; watermark: event time minus lateness after the batch (or later, where time has gone on without
+    events). Opinions with p at most `alarm_below` alarm.
+    """
+    row_of = {user: a for a, user in enumerate(users)}
+    assignment = assign(batch, open_parts, rules.gap, rules.named_gap)
+    seen, numbers = facets.observe(batch, assignment, open_parts, pack.facets)
+    single = facets.as_sessions(batch, seen, numbers)
+    whole = _grown(open_parts, single, assignment.session, assignment.continues, np.arange(len(assignment.continues)))
+    untouched = np.setdiff1d(np.arange(len(open_parts)), assignment.continues)
+    table = concat([take(open_parts, untouched), whole])
+    ends = close_time(table, rules.gap, rules.named_gap)
+    closing = np.flatnonzero(ends < watermark)
+    arrival = np.searchsorted(clock - rules.lateness, ends[closing], side="right")  # the event that closes it; E: none of these
+    parts, when, origin = [take(table, closing)], [arrival * 2.0], [np.full(len(closing), -1)]
+    if looks:
+        for size in LOOKS[: np.searchsorted(LOOKS, assignment.ordinal.max(initial=0), side="right")]:
+            hit = np.flatnonzero(assignment.ordinal == size)
+            hit = hit[np.argsort(assignment.session[hit])]
+            which = assignment.session[hit]
+            upto = np.zeros(len(assignment.continues), np.int64)
+            upto[which] = hit + 1
+            inside = np.arange(len(batch)) < upto[assignment.session]
+            parts.append(
+                _grown(open_parts, take(single, np.flatnonzero(inside)), assignment.session[inside], assignment.continues, which)
+            )
+            when.append(hit * 2.0 + 1)
+            origin.append(len(untouched) + which)
+    tasks, moment, source = concat(parts), np.concatenate(when), np.concatenate(origin)
+    account = np.fromiter((row_of[u] for u in tasks.user), np.int64, len(tasks))
+    order = np.lexsort((tasks.start, np.concatenate([ends[closing], np.zeros(len(tasks) - len(closing))]), moment, account))
+    judged = _judge_all(tasks, account, order, source < 0, profiles, pack, alarm_below)
+    in_order = np.lexsort((tasks.start, account, moment))
+    owner = np.concatenate([closing, source[len(closing) :]])  # row of the table that each task is of
+    first: dict[int, Alarming] = {}
+    for i in in_order:
+        if judged.verdicts[i].p <= alarm_below and not table.alerted[owner[i]]:
+            first.setdefault(int(owner[i]), Alarming(judged.verdicts[i], bool(source[i] >= 0), judged.details[i]))
+    rest = mark_alerted(table, np.array(list(first), np.int64))
+    return Outcome(
+        verdicts=tuple(judged.verdicts[i] for i in in_order if source[i] < 0),
+        alarming=tuple(first.values()),
+        profiles=judged.profiles,
+        changed=judged.changed,
+        open_sessions=take(rest, np.setdiff1d(np.arange(len(table)), closing)),
+    )
+
+
+def _grown(open_parts: Sessions, single: Sessions, session: np.ndarray, continues: np.ndarray, which: np.ndarray) -> Sessions:
+    """Sessions `which` from their open parts and their events ((E',) one row each, of sessions `session`)."""
+    opened = which[continues[which] >= 0]
+    rows = np.concatenate([opened, session])
+    position = np.full(len(continues), -1)
+    position[which] = np.arange(len(which))
+    return combine(concat([take(open_parts, continues[opened]), single]), position[rows], len(which))
+
+
+@dataclass(frozen=True)
+class _Judged:
+    verdicts: list[Verdict]
+    details: list[dict[str, dict[str, object]]]
+    profiles: Profiles
+    changed: np.ndarray
+
+
+def _judge_all(
+    tasks: Sessions,
+    account: np.ndarray,
+    order: np.ndarray,
+    closes: np.ndarray,
+    profiles: Profiles,
+    pack: Pack,
+    alarm_below: float,
+) -> _Judged:
+    """Judge all tasks: the first of every account, then the second of every account, and so on; closed sessions are learnt."""
+    profiles = take_profiles(profiles, np.arange(len(profiles)))  # our own copy
+    changed = np.zeros(len(profiles), bool)
+    measured = measures(tasks, pack.population.centre, pack.population.spread)
+    embedding = encode(pack.encoder, tasks, measured)
+    peers = peer_log_likelihood(tasks, pack.population, len(pack.facets.text))
+    sorted_account = account[order]
+    heads = np.flatnonzero(np.diff(sorted_account, prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
+    verdicts: list[Verdict | None] = [None] * len(tasks)
+    details: list[dict[str, dict[str, object]]] = [{}] * len(tasks)
+    by_rank = order[np.argsort(rank, kind="stable")]
+    bounds = np.searchsorted(np.sort(rank), np.arange(rank.max(initial=-1) + 2))
+    for low, high in pairwise(bounds):
+        now = by_rank[low:high]
+        table, mine = take(tasks, now), take_profiles(profiles, account[now])
+        opinion = judge(table, mine, embedding[now], peers[now], pack)
+        for i, verdict in zip(now, verdicts_of(table, mine, opinion, pack), strict=True):
+            verdicts[i] = verdict
+        for s in np.flatnonzero(opinion.p <= alarm_below):
+            details[now[s]] = details_of(table, mine, int(s), pack)
+        last = closes[now]
+        if last.any():
+            rows = account[now][last]
+            weight = np.where(table.end < pack.trusted_until, 1.0, belief.lesson(opinion.belief))[last]
+            new = learn(
+                take_profiles(mine, last), take(table, np.flatnonzero(last)), weight, embedding[now][last], peers[now][last].sum(1)
+            )
+            put(profiles, rows, replace(new, doubt=opinion.belief[last]))
+            changed[rows] = True
+    return _Judged([v for v in verdicts if v is not None], details, profiles, changed)
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """The whole opinion of S sessions."""
+
+    evidence: np.ndarray  # (S, C+1) nats, the last one carried over from earlier sessions; sums to the score
+    score: np.ndarray  # (S,)
+    p: np.ndarray  # (S,)
+    belief: np.ndarray  # (S,)
+
+
+def judge(table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, pack: Pack) -> Opinion:
+    """Judge sessions against their profiles (row by row); peers (S, F, J) from `peer_log_likelihood`."""
+    nats = channels(table, profiles, embedding, peers, pack.population)
+    trusted = table.end < pack.trusted_until
+    doubt = np.where(trusted, 0.0, profiles.doubt)
+    if pack.fusion is None or pack.scores is None:
+        parts = np.maximum(nats, 0) / (1 + np.maximum(nats, 0)) * (profiles.history > 0)[:, None]
+        evidence = np.c_[parts, np.zeros(len(table))]
+        score = evidence.sum(axis=1)
+        return Opinion(evidence, score, np.maximum(np.exp(-score), UNTRAINED_P), np.zeros(len(table)))
+    opinion = fusion.judge(pack.fusion, nats, profiles.history, table.events)
+    carried = belief.carried(doubt)
+    evidence = np.c_[fusion.contributions(opinion.e, opinion.strangeness), carried]
+    score = opinion.strangeness + carried
+    p = np.exp(-fusion.surprise(score, pack.scores))
+    after = np.where(trusted, 0.0, belief.update(doubt, opinion.llr))
+    return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), after)
+
+
+def verdicts_of(table: Sessions, profiles: Profiles, opinion: Opinion, pack: Pack) -> list[Verdict]:
+    """One verdict per session; numbers rounded so that the parts still sum to the score."""
+    names = (*pack.channels, "belief")
+    parts = np.round(opinion.evidence, ROUND)
+    score = np.round(parts.sum(axis=1), ROUND)
+    known = profiles.history
+    maturity = (
+        np.where(known < YOUNG, "new", np.where(known < MATURE, "young", "mature"))
+        if pack.fusion
+        else np.full(len(table), "untrained")
+    )
+    return [
+        Verdict(
+            user=table.user[s],
+            session=table.name[s],
+            start=float(table.start[s]),
+            end=float(table.end[s]),
+            events=int(table.events[s]),
+            score=float(score[s]),
+            p=float(f"{opinion.p[s]:.6g}"),
+            belief=float(round(opinion.belief[s], ROUND)),
+            history=int(known[s]),
+            maturity=str(maturity[s]),
+            evidence={name: float(x) for name, x in zip(names, parts[s], strict=True) if x},
+            pack=pack.id,
+        )
+        for s in range(len(table))
+    ]
+
+
+def details_of(table: Sessions, profiles: Profiles, s: int, pack: Pack) -> dict[str, dict[str, object]]:
+    """By channel: what session `s` showed and what is usual for the account."""
+    low, high = table.indptr[s], table.indptr[s + 1]
+    out: dict[str, dict[str, object]] = {}
+    counted, seen_day = lookup(profiles, np.full(high - low, s), table.key[low:high])
+    for f, name in enumerate(pack.facets.text):
+        mine = np.flatnonzero(table.facet[low:high] == f)
+        if not len(mine) or name == "pair":
+            continue
+        strangest = mine[np.lexsort((-table.count[low:high][mine], counted[mine]))[0]]
+        held = profiles.facet[s] == f
+        held &= profiles.weight[s] > 0
+        best = np.flatnonzero(held)[np.argsort(-profiles.weight[s][held], kind="stable")[:3]]
+        usual = [[_text_of(pack, profiles.key[s, k]), round(float(profiles.weight[s, k]) ** 2)] for k in best]
+        last = float(seen_day[strangest]) * 86400
+        out[name] = {
+            "seen": str(table.text[low:high][strangest]),
+            "usual": usual,
+            "last_seen": last if counted[strangest] > 0 else None,
+        }
+    return out
+
+
+def _text_of(pack: Pack, key: np.uint32) -> str:
+    """The text of a value that the vocabulary knows."""
+    known = pack.population.vocabulary
+    at = int(np.searchsorted(known, key))
+    if at < len(known) and known[at] == key:
+        return bytes(pack.population.vocabulary_text[at]).decode("utf-8", "replace")
+    return "(a rare value)"

@@ -1,0 +1,416 @@
+"""History → a pack: population habits, encoder, simulated takeovers, fusion, calibration. Deterministic under its seed.
+
+The order of things, so that nothing is judged by what it learnt from: population and encoder from the earlier part of history;
+profiles from that part; then the later part session by session, each against its profile as it then was, with simulated takeovers
+beside it; once more with profiles that start empty, for young accounts. Fusion and references come from those. At last population
+and encoder are fitted again on everything.
+
+Axes: S sessions, C channels, A accounts, J peers, F text facets, N numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from detector import attacks, belief, encoder, fusion
+from detector.errors import TrainingError
+from detector.evidence import Population, channels, peer_log_likelihood, peer_weights, predictive, vocabulary_row
+from detector.facets import Facets, as_number, as_sessions, discover, observe
+from detector.pack import Pack, content_id
+from detector.profiles import Profiles, Shape, blank, learn, lookup, put
+from detector.profiles import take as take_profiles
+from detector.records import Batch
+from detector.sessions import Sessions, assign, close_time, combine, empty, take, with_volume
+from detector.settings import SessionSettings, TrainingSettings
+
+EARLIER = 0.65  # share of history that population and encoder see before the rest is judged
+PEERS = 64  # J: more blurred nothing and cost memory per account
+VOCABULARY = 1 << 16  # V: the most frequent values; the others share one probability per facet
+PEER_SMOOTHING = 20.0  # damped counts of the population added to each peer
+COHORT = 1000
+STEPS = 300  # of the encoder; the loss is flat after it on all logs tried
+ATTACKS_PER_SESSION = 3
+ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time
+DISCOUNTS, STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+SAMPLE_EVENTS = 50_000  # attributes' kinds are found out from so many
+TEXT_BYTES = 48
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the first half of training gives: enough to turn sessions into channels."""
+
+    facets: Facets
+    population: Population
+    model: encoder.Encoder
+    shape: Shape
+
+
+def sessions_of(batch: Batch, facets: Facets, rules: SessionSettings) -> Sessions:
+    """All sessions of a history at once, in the order of their closing."""
+    nothing = empty(len(facets.number))
+    assignment = assign(batch, nothing, rules.gap, rules.named_gap)
+    seen, numbers = observe(batch, assignment, nothing, facets)
+    table = combine(as_sessions(batch, seen, numbers), assignment.session, len(assignment.continues))
+    return take(table, np.lexsort((table.start, table.user.astype(str), close_time(table, rules.gap, rules.named_gap))))
+
+
+def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
+    """Which facets a history has: attributes by kind, derived ones where they vary, the scale of numbers by likelihood."""
+    step = max(1, len(batch) // SAMPLE_EVENTS)
+    sample = {name: column[::step].tolist() for name, column in batch.attributes.items()}
+    text, number = discover(sample, kinds)
+    pair_of = next((name for name in ("action", *text) if name in text), None)
+    derived = ("pair",) if pair_of else ()
+    logs = tuple(_log_scale(np.array([as_number(v) for v in sample[name] if v is not None])) for name in number)
+    return Facets((*text, *derived, "hour"), (*number, "pace"), (*logs, True), pair_of)
+
+
+def _log_scale(values: np.ndarray) -> bool:
+    """Whether log-normal explains (E,) numbers better than normal does, by a clear margin and with no negative ones."""
+    values = values[~np.isnan(values)]
+    if not len(values) or values.min() < 0:
+        return False
+    logs = np.log1p(values)
+    normal = -np.log(max(values.std(), 1e-9))
+    log_normal = -np.log(max(logs.std(), 1e-9)) - logs.mean()
+    return bool(log_normal > normal + LOG_MARGIN)
+
+
+LOG_MARGIN = 0.5  # nats per value: on a linear scale a large amount stands out more, so the log scale must earn its place
+
+
+def train(
+    batch: Batch,
+    kinds: Mapping[str, str],
+    rules: SessionSettings,
+    limits: TrainingSettings,
+    seed: int,
+    trusted_until: float | None = None,
+) -> Pack:
+    """A pack from a history of events in the order of their arrival. Raises TrainingError where there is too little.
+
+    trusted_until: sessions that ended before it are learnt without doubt; the end of this history where None.
+    """
+    if not len(batch):
+        raise TrainingError(f"no events to learn from; {limits.min_sessions} sessions of {limits.min_accounts} accounts are needed")
+    found = find_facets(batch, kinds)
+    table = sessions_of(batch, found, rules)
+    found, table = _without_constants(found, table)
+    table = take(table, np.arange(max(0, len(table) - limits.max_sessions), len(table)))
+    users, account = np.unique(table.user.astype(str), return_inverse=True)
+    several = int((np.bincount(account) >= 2).sum())
+    if len(table) < limits.min_sessions or several < limits.min_accounts:
+        raise TrainingError(
+            f"{len(table)} sessions of {several} accounts with two or more; "
+            f"{limits.min_sessions} sessions of {limits.min_accounts} such accounts are needed; wait for more events"
+        )
+    cut = int(EARLIER * len(table))
+    late = np.arange(cut, len(table))
+    first = _fit_model(found, take(table, np.arange(cut)), account[:cut], len(users), seed)
+    first = replace(first, population=_with_predictive(first, table, account, cut))
+    judged, scores, report = _fit_fusion(first, table, account, late, len(users), seed)
+    final = _fit_model(found, table, account, len(users), seed)
+    population = replace(final.population, discount=first.population.discount, strength=first.population.strength)
+    newest = float(batch.time.max())
+    days = max((newest - float(batch.time.min())) / 86400, 1 / 24)
+    report |= {
+        "accounts": len(users),
+        "sessions": len(table),
+        "events": len(batch),
+        "days": round(days, 2),
+        "text": list(found.text),
+        "number": [f"{n} (log)" if log else n for n, log in zip(found.number, found.log_scale, strict=True)],
+    }
+    recent = table.end > newest - 28 * 86400
+    pack = Pack(
+        id="",
+        facets=found,
+        population=population,
+        encoder=final.model,
+        fusion=judged,
+        scores=scores,
+        trusted_until=newest if trusted_until is None else trusted_until,
+        trained_until=newest,
+        sessions=len(table),
+        sessions_per_day=float(recent.sum() / min(days, 28)),
+        seed=seed,
+        report=report,
+    )
+    return replace(pack, id=content_id(pack))
+
+
+def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
+    """A pack to begin with, from the first events that come: facets, an encoder as it is initialised, no habits of others."""
+    import torch
+
+    found = find_facets(batch, kinds)
+    torch.manual_seed(seed)
+    numbers, facets = len(found.number) + 1, len(found.text)
+    population = Population(
+        vocabulary=np.empty(0, np.uint32),
+        vocabulary_facet=np.empty(0, np.int16),
+        vocabulary_text=np.empty(0, f"S{TEXT_BYTES}"),
+        log_peer=np.full((facets, 1), -np.log(100.0), np.float32),
+        discount=np.full(facets, 0.5),
+        strength=np.full(facets, 3.0),
+        centre=np.zeros(numbers),
+        pull=np.full(numbers, 0.1),
+        shape=np.full(numbers, 2.0),
+        scale=np.full(numbers, 2.0),
+        cohort=np.zeros((1, encoder.WIDTH), np.float32),
+        peer_centre=np.zeros((1, encoder.WIDTH), np.float32),
+    )
+    model = encoder.Encoder(numbers).double().eval()
+    pack = Pack("", found, population, model, None, None, -np.inf, -np.inf, 0, 0.0, seed, {"untrained": True})
+    return replace(pack, id=f"untrained-{content_id(pack)[:6]}", trusted_until=-1e18, trained_until=-1e18)
+
+
+def _without_constants(found: Facets, table: Sessions) -> tuple[Facets, Sessions]:
+    """Facets and sessions without numbers that never vary: a channel of them is silent until it shouts."""
+    totals = table.numbers[:, :, :3].sum(axis=0)  # (N, 3)
+    count = np.maximum(totals[:, 0], 1)
+    spread = np.sqrt(np.maximum(totals[:, 2] / count - (totals[:, 1] / count) ** 2, 0))
+    varies = spread > 1e-3
+    pick = np.flatnonzero(varies)
+    number, log_scale = tuple(found.number[n] for n in pick), tuple(found.log_scale[n] for n in pick)
+    return replace(found, number=number, log_scale=log_scale), replace(table, numbers=table.numbers[:, pick])
+
+
+def _fit_model(found: Facets, table: Sessions, account: np.ndarray, accounts: int, seed: int) -> _Model:
+    """Population and encoder from the sessions of a table; account (S,) codes below `accounts`."""
+    centre, pull, shape, scale = fit_numbers(with_volume(table), account, accounts)
+    population = Population(*[np.empty(0)] * 6, centre, pull, shape, scale, np.empty(0), np.empty(0))
+    measured = encoder.measures(table, centre, population.spread)
+    model, _ = encoder.fit(table, account, measured, seed, STEPS, take)
+    embedding = encoder.encode(model, table, measured)
+    long = np.zeros((accounts, encoder.WIDTH))
+    np.add.at(long, account, embedding)
+    peer_of, peers = cluster(long, seed)
+    centres = _unit(_sums(embedding, peer_of[account], peers)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    cohort = embedding[np.sort(rng.choice(len(table), min(COHORT, len(table)), replace=False))]
+    habits = fit_habits(table, peer_of[account], peers, len(found.text))
+    neutral = np.full(len(found.text), 0.5), np.full(len(found.text), 10.0)
+    population = Population(*habits, *neutral, centre, pull, shape, scale, cohort, centres)
+    return _Model(found, population, model, Shape(len(found.text), len(found.number) + 1, peers, encoder.WIDTH))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def _sums(vectors: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    out = np.zeros((groups, vectors.shape[1]))
+    np.add.at(out, group, vectors)
+    return out
+
+
+def cluster(long: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
+    """(A,) peer of each account and how many there are: the accounts themselves if few, else spherical k-means of (A, D)."""
+    if len(long) <= PEERS:
+        return np.arange(len(long)), len(long)
+    unit = _unit(long)
+    centre = unit[np.random.default_rng(seed).choice(len(unit), PEERS, replace=False)]
+    for _ in range(15):
+        peer = (unit @ centre.T).argmax(axis=1)
+        sums = _sums(unit, peer, PEERS)
+        centre = np.where(np.any(sums, axis=1, keepdims=True), _unit(sums), centre)
+    return peer, PEERS
+
+
+def fit_habits(table: Sessions, peer: np.ndarray, peers: int, facets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Vocabulary (V,), its facets and texts, and the log shares (V+F, J) of each value by peer; peer (S,) of each session.
+
+    The share of values never seen follows Good and Turing, spread over as many values as were seen.
+    """
+    damped = np.sqrt(table.count).astype(float)
+    keys, first, inverse = np.unique(table.key, return_index=True, return_inverse=True)
+    mass = np.bincount(inverse, damped, len(keys))
+    kept = np.sort(np.argsort(-mass, kind="stable")[:VOCABULARY])
+    number = np.full(len(keys), -1)
+    number[kept] = np.arange(len(kept))
+    facet = table.facet[first][kept]
+    inside = number[inverse] >= 0
+    count = np.zeros((len(kept) + facets, peers))
+    np.add.at(count, (number[inverse][inside], peer[table.row[inside]]), damped[inside])
+    row_facet = np.concatenate([facet, np.arange(facets)]).astype(np.int64)
+    of_facet = np.bincount(row_facet, count.sum(axis=1), facets)
+    once = np.bincount(table.facet[first][mass <= 1.0], minlength=facets)
+    unseen = np.clip((once + 1.0) / (of_facet + 2.0), 1e-6, 0.5)
+    kinds = np.bincount(facet, minlength=facets)
+    share = count.sum(axis=1) / np.maximum(of_facet[row_facet], 1e-9) * (1 - unseen[row_facet])
+    share[len(kept) :] = unseen / np.maximum(kinds, 1)
+    by_peer = np.zeros((facets, peers))
+    np.add.at(by_peer, row_facet, count)
+    smooth = (count + PEER_SMOOTHING * share[:, None]) / (by_peer[row_facet] + PEER_SMOOTHING)
+    texts = np.array([str(t).encode("utf-8", "replace")[:TEXT_BYTES] for t in table.text[first][kept]], f"S{TEXT_BYTES}")
+    return keys[kept], facet.astype(np.int16), texts, np.log(smooth).astype(np.float32)
+
+
+def fit_numbers(values: np.ndarray, account: np.ndarray, accounts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) centre, pull, shape and scale of the normal-inverse-gamma prior, from (S, N, W) statistics: moments over accounts."""
+    sums = np.zeros((accounts, values.shape[1], 3))
+    np.add.at(sums, account, values[:, :, :3])
+    count = sums[:, :, 0]
+    mean = sums[:, :, 1] / np.maximum(count, 1)
+    variance = np.maximum(sums[:, :, 2] / np.maximum(count, 1) - mean**2, 0) * count / np.maximum(count - 1, 1)
+    out = np.zeros((4, values.shape[1]))
+    for n in range(values.shape[1]):
+        enough = count[:, n] >= 5
+        m, v = (mean[enough, n], variance[enough, n]) if enough.sum() >= 3 else (np.zeros(1), np.ones(1))
+        within, between = max(float(np.median(v)), 1e-6), max(float(np.var(m)), 1e-6)
+        out[:, n] = np.median(m), np.clip(within / between, 0.01, 10), 2.0, 2.0 * within
+    return out[0], out[1], out[2], out[3]
+
+
+def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: int) -> Population:
+    """The population with the Pitman-Yor parameters of each facet under which the later part is most likely."""
+    profiles = _walk(model, take(table, np.arange(cut)), account[:cut], int(account.max()) + 1)[0]
+    late = take(table, np.arange(cut, len(table)))
+    mine = account[cut:][late.row]
+    facet, population = late.facet.astype(np.int64), model.population
+    counted, _ = lookup(profiles, mine, late.key)
+    weight = peer_weights(profiles.affinity)
+    base = np.einsum("tj,tj->t", np.exp(population.log_peer[vocabulary_row(late, population)]), weight[mine])
+    known = profiles.history[mine] > 0
+    best = np.full(len(model.facets.text), -np.inf)
+    discount, strength = population.discount.copy(), population.strength.copy()
+    for d in DISCOUNTS:
+        for s in STRENGTHS:
+            trial = replace(population, discount=np.full(len(best), d), strength=np.full(len(best), s))
+            theta = predictive(counted, profiles.total[mine, facet], profiles.kinds[mine, facet], base, trial, facet)
+            likelihood = np.bincount(facet[known], (np.sqrt(late.count) * np.log(theta))[known], len(best))
+            better = likelihood > best
+            best, discount, strength = (
+                np.where(better, likelihood, best),
+                np.where(better, d, discount),
+                np.where(better, s, strength),
+            )
+    return replace(population, discount=discount, strength=strength)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Channels with their context."""
+
+    channels: np.ndarray  # (S, C)
+    history: np.ndarray  # (S,)
+    events: np.ndarray  # (S,)
+    kind: np.ndarray  # (S,) of attack
+
+
+def _walk(
+    model: _Model,
+    table: Sessions,
+    account: np.ndarray,
+    accounts: int,
+    profiles: Profiles | None = None,
+    attacks_rng: np.random.Generator | None = None,
+    judged: bool = False,
+) -> tuple[Profiles, _Sample | None, _Sample | None]:
+    """Learn the sessions in their order; if `judged`, each is first turned into channels, beside simulated takeovers."""
+    profiles = blank(accounts, model.shape, 0.0) if profiles is None else profiles
+    measured = encoder.measures(table, model.population.centre, model.population.spread)
+    embedding = encoder.encode(model.model, table, measured)
+    order = np.argsort(account, kind="stable")
+    heads = np.flatnonzero(np.diff(account[order], prepend=-1))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
+    by_rank = np.argsort(rank, kind="stable")
+    bounds = np.searchsorted(rank[by_rank], np.arange(rank.max(initial=-1) + 2))
+    own: list[tuple[np.ndarray, ...]] = []
+    taken: list[tuple[np.ndarray, ...]] = []
+    for low, high in pairwise(bounds):
+        now = by_rank[low:high]
+        some, mine = take(table, now), take_profiles(profiles, account[now])
+        peers = peer_log_likelihood(some, model.population, model.shape.facets)
+        if judged:
+            own.append((now, channels(some, mine, embedding[now], peers, model.population), mine.history))
+        if attacks_rng is not None:
+            taken += [_attack(model, table, account, now, mine, some, attacks_rng) for _ in range(ATTACKS_PER_SESSION)]
+        put(profiles, account[now], learn(mine, some, np.ones(len(now)), embedding[now], peers.sum(axis=1)))
+    owners = takeovers = None
+    if judged:
+        at = np.argsort(np.concatenate([o[0] for o in own]))
+        owners = _Sample(
+            np.concatenate([o[1] for o in own])[at], np.concatenate([o[2] for o in own])[at], table.events, np.empty(0)
+        )
+    if taken:
+        takeovers = _Sample(*(np.concatenate([t[i] for t in taken]) for i in range(4)))
+    return profiles, owners, takeovers
+
+
+def _attack(
+    model: _Model, table: Sessions, account: np.ndarray, now: np.ndarray, mine: Profiles, some: Sessions, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """Channels, history, events and kind of one simulated takeover per session; strangers are drawn from all sessions."""
+    strangers = rng.integers(0, len(table), len(now))
+    kind = rng.integers(0, len(attacks.KINDS), len(now))
+    stolen = attacks.simulate(some, take(table, strangers), kind, model.facets.text, model.facets.log_scale, rng)
+    valid = np.flatnonzero(account[strangers] != account[now])
+    stolen, mine = take(stolen, valid), take_profiles(mine, valid)
+    measured = encoder.measures(stolen, model.population.centre, model.population.spread)
+    peers = peer_log_likelihood(stolen, model.population, model.shape.facets)
+    nats = channels(stolen, mine, encoder.encode(model.model, stolen, measured), peers, model.population)
+    return nats, mine.history, stolen.events, kind[valid]
+
+
+def _fit_fusion(
+    model: _Model, table: Sessions, account: np.ndarray, late: np.ndarray, accounts: int, seed: int
+) -> tuple[fusion.Fusion, fusion.Reference, dict[str, Any]]:
+    """Fusion and reference of scores from the later part of history, and what separates how well."""
+    rng = np.random.default_rng(seed)
+    warm = _walk(model, take(table, np.arange(late[0])), account[: late[0]], accounts)[0]
+    late = late[-ENOUGH_SESSIONS:]
+    some, mine = take(table, late), account[late]
+    _, known, taken = _walk(model, some, mine, accounts, warm, rng, judged=True)
+    _, young, taken_young = _walk(model, some, mine, accounts, None, rng, judged=True)
+    if known is None or young is None or taken is None or taken_young is None:
+        raise TrainingError("no later part of history to judge")
+    both = [np.concatenate([getattr(known, f), getattr(young, f)]) for f in ("channels", "history", "events")]
+    bad = [np.concatenate([getattr(taken, f), getattr(taken_young, f)]) for f in ("channels", "history", "events", "kind")]
+    fitted, odds, outlier = fusion.fit(both[0], (both[1], both[2]), bad[0], (bad[1], bad[2]), seed)
+    n = len(late)
+    strangeness, llr = fusion.combine(odds[:n], outlier[:n], fitted.boosting_reference, fitted.forest_reference, fitted.llr_shift)
+    carried = belief.filtered(llr, np.unique(mine, return_inverse=True)[1])
+    scores = fusion.reference(strangeness + carried)
+    caught = fusion.judge(fitted, taken.channels, taken.history, taken.events).strangeness
+    limit = float(np.quantile(strangeness, 0.99))
+    by_kind = {name: round(float((caught[taken.kind == k] > limit).mean()), 3) for k, name in enumerate(attacks.KINDS)}
+    report = {"simulated_auc": round(_auc(strangeness, caught), 4), "caught_at_1_percent": by_kind}
+    return fitted, scores, report
+
+
+def _auc(owners: np.ndarray, thieves: np.ndarray) -> float:
+    """Area under the ROC curve (Mann-Whitney), ties shared."""
+    from scipy.stats import rankdata
+
+    rank = rankdata(np.concatenate([owners, thieves]))[len(owners) :].sum()
+    return float((rank - len(thieves) * (len(thieves) + 1) / 2) / (len(thieves) * len(owners)))
+
+
+def worse(new: Pack, old: Pack | None, tolerance: float = 0.02) -> str | None:
+    """Why a new pack should not replace the present one; None if it may."""
+    if old is None or old.fusion is None:
+        return None
+    before, after = float(old.report["simulated_auc"]), float(new.report["simulated_auc"])
+    if after < before - tolerance:
+        return f"it separates simulated takeovers worse: AUC {after:.3f}, the present pack had {before:.3f}"
+    return None
+
+
+def report_lines(report: Mapping[str, Any]) -> Sequence[str]:
+    """The report of a training as lines for people."""
+    kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in report["caught_at_1_percent"].items())
+    size = f"{report['events']:,} events, {report['sessions']:,} sessions of {report['accounts']:,} accounts"
+    return (
+        f"learnt from {size} over {report['days']:g} days",
+        f"facets: {', '.join(report['text'])}; numbers: {', '.join(report['number']) or 'none'}",
+        f"simulated takeovers on held-back time: AUC {report['simulated_auc']:.3f}; caught at 1 % false alarms: {kinds}",
+    )
