@@ -1,0 +1,311 @@
+"""The command `unlike`. Results go to stdout, messages to stderr; exit codes: 0 done, 1 the work failed, 2 wrong command or settings."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from detector import __version__
+from detector.errors import SettingsError, UnlikeError
+
+if TYPE_CHECKING:
+    from detector.settings import Settings
+
+EXAMPLES = {
+    "demo": "unlike demo\nunlike demo --keep /tmp/town --serve",
+    "run": "unlike run --config unlike.toml\nunlike run --set state.folder=/var/lib/unlike --set metrics.listen=127.0.0.1:9464",
+    "train": "unlike train --config unlike.toml\nunlike train --set state.folder=state history/*.jsonl.gz --until 2026-01-01T00:00:00Z",
+    "packs": "unlike packs list --config unlike.toml\nunlike packs use 06d71da9a394 --config unlike.toml",
+    "replay": "unlike replay events.jsonl.gz --train-until 2026-01-09T08:00:00Z --verdicts out.jsonl\n"
+    "unlike replay logs/ --train-until 2026-10-01T00:00:00Z --verdicts - --set session.gap=2h",
+    "alerts": "unlike alerts --config unlike.toml\nunlike alerts show 1f3a --config unlike.toml\nunlike alerts list --json",
+    "check": "unlike check --config unlike.toml\nunlike check events.jsonl",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.work(options) or 0)
+    except SettingsError as error:
+        print(f"unlike: {error}", file=sys.stderr)
+        return 2
+    except UnlikeError as error:
+        print(f"unlike: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("unlike: interrupted", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; nothing heavy is imported."""
+    top = argparse.ArgumentParser(prog="unlike", description="Flags the sessions that are unlike the account's owner.")
+    top.add_argument("--version", action="version", version=f"unlike {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, text: str, work: Callable[[argparse.Namespace], int | None], settings: bool = True
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog="examples:\n  " + EXAMPLES[name].replace("\n", "\n  "),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(work=work)
+        if settings:
+            sub.add_argument("--config", metavar="FILE", help="settings (TOML)")
+            sub.add_argument(
+                "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may repeat"
+            )
+        return sub
+
+    demo = command(
+        "demo", "the main job from nothing: a simulated town, takeovers, alerts, and how many were caught", _demo, settings=False
+    )
+    demo.add_argument("--keep", metavar="DIR", help="keep the state in this folder")
+    demo.add_argument("--serve", action="store_true", help="stay up to be scraped, until interrupted")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--accounts", type=int, default=240)
+    demo.add_argument("--weeks", type=int, default=8)
+
+    command("run", "the daemon", _run)
+
+    train = command("train", "train a pack from the stored history, or from files, and install it if it is not worse", _train)
+    train.add_argument("events", nargs="*", metavar="EVENTS", help="files or folders; the stored history where none is given")
+    train.add_argument("--until", metavar="TIME", help="learn only from events before this time")
+    train.add_argument("--force", action="store_true", help="install it even if it is worse than the present pack")
+
+    packs = command("packs", "list the packs, or go to another one", _packs)
+    packs.add_argument("action", nargs="?", choices=("list", "use"), default="list")
+    packs.add_argument("id", nargs="?")
+
+    replay = command("replay", "the same cycle over history, with event time as the clock", _replay)
+    replay.add_argument("events", nargs="+", metavar="EVENTS", help="files, folders, or - for standard input")
+    replay.add_argument("--train-until", required=True, metavar="TIME", help="learn from everything before; score what ends after")
+    replay.add_argument("--verdicts", required=True, metavar="OUT", help="where verdicts go, one JSON object a line; - is stdout")
+    replay.add_argument("--alerts", metavar="OUT", help="where alerts go")
+    replay.add_argument("--pack", metavar="FOLDER", help="use this pack throughout instead of training")
+    replay.add_argument("--seed", type=int, help="overrides the setting `seed`")
+
+    alerts = command("alerts", "the alerts of a state folder", _alerts)
+    alerts.add_argument("action", nargs="?", choices=("list", "show"), default="list")
+    alerts.add_argument("id", nargs="?", help="the id of an alert, or its beginning")
+    alerts.add_argument("--limit", type=int, default=50)
+    alerts.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    check = command("check", "validate settings, and say what is understood of a sample of events", _check)
+    check.add_argument("events", nargs="*", metavar="EVENTS")
+    check.add_argument("--sample", type=int, default=100_000, metavar="N", help="events to read at most (default 100,000)")
+    return top
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from detector.settings import load
+
+    return load(options.config, options.set)
+
+
+def _time(text: str, option: str) -> float:
+    from detector.lines import seconds
+
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise SettingsError(f"{option} {text}: {error}") from error
+
+
+def say(text: str) -> None:
+    """A message for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def output(path: str) -> Iterator[BinaryIO]:
+    """A file for results that appears whole or not at all; `-` is stdout."""
+    if path == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    unfinished = Path(f"{path}.unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+        unfinished.replace(path)
+    except OSError as error:
+        raise UnlikeError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from detector.demo import demo
+
+    return demo(options.seed, options.accounts, options.weeks, options.keep, options.serve)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from detector import logs
+    from detector.app import Daemon, unlike_command
+
+    settings = _settings(options)
+    if not settings.source:
+        raise SettingsError(f"{options.config or 'settings'}: no source; add a section [[source]] with kind and path")
+    logs.configure(settings.log.level, settings.log.format)
+    daemon = Daemon(settings, lambda: _settings(options), unlike_command())
+    daemon.config_arguments = (
+        *(("--config", options.config) if options.config else ()),
+        *(a for s in options.set for a in ("--set", s)),
+    )
+    daemon.run()
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from detector import history, pack, training
+    from detector.app import packs_folder
+    from detector.cycle import select
+    from detector.errors import PackError
+    from detector.settings import SourceSettings
+    from detector.sources import read_all
+    from detector.stores import SqliteStore
+
+    settings = _settings(options)
+    until = _time(options.until, "--until") if options.until else float("inf")
+    if options.events:
+        fields = settings.source[0] if settings.source else SourceSettings()
+        chunks = read_all(options.events, fields, settings.events, settings.cycle.batch_events, time.time())
+        batches = [c.batch for c in chunks if len(c.batch)]
+    else:
+        store = SqliteStore.reader(settings.state.folder)
+        batches = list(history.read(store, Path(settings.state.folder), until=until))
+        store.close()
+    batches = [select(b, b.time < until) for b in batches]
+    folder = packs_folder(settings)
+    installed = pack.installed(folder)
+    old = None
+    if installed:
+        try:
+            old = pack.load(folder / installed)
+        except PackError as error:
+            say(f"unlike: the present pack is not readable and is not compared with: {error}")
+    trusted = old.trusted_until if old is not None else until if options.until else None
+    new = training.train(
+        history.concat(batches), settings.attributes, settings.session, settings.training, settings.seed, trusted_until=trusted
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    pack.save(new, folder)
+    for line in training.report_lines(new.report):
+        print(line)
+    reason = training.worse(new, old)
+    if reason and not options.force:
+        print(f"pack {new.id} saved but not installed: {reason}; --force installs it")
+        return 1
+    pack.install(folder, new.id)
+    print(f"pack {new.id} installed; a running daemon goes over to it at its next cycle")
+    return 0
+
+
+def _packs(options: argparse.Namespace) -> int:
+    from detector import pack
+    from detector.app import packs_folder
+
+    folder = packs_folder(_settings(options))
+    if options.action == "use":
+        if not options.id:
+            raise SettingsError("packs use: the id of a pack is missing; unlike packs list shows them")
+        pack.load(folder / options.id)
+        pack.install(folder, options.id)
+        print(f"pack {options.id} installed; a running daemon goes over to it at its next cycle")
+        return 0
+    chosen = pack.installed(folder)
+    for name in pack.saved(folder):
+        try:
+            p = pack.load(folder / name)
+            what = f"{p.sessions:,} sessions, AUC {p.report['simulated_auc']:.3f}" if p.fusion else "untrained"
+        except UnlikeError as error:
+            what = str(error)
+        print(f"{'*' if name == chosen else ' '} {name}  {what}")
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from detector import pack
+    from detector.replay import replay, write_alert, write_verdict
+    from detector.settings import SourceSettings
+    from detector.sources import read_all
+
+    settings = _settings(options)
+    if options.seed is not None:
+        settings = msgspec.structs.replace(settings, seed=options.seed)
+    until = _time(options.train_until, "--train-until")
+    fields = settings.source[0] if settings.source else SourceSettings()
+    now = time.time()
+    chunks = read_all(options.events, fields, settings.events, settings.cycle.batch_events, now)
+    given = pack.load(Path(options.pack)) if options.pack else None
+    with contextlib.ExitStack() as stack:
+        verdicts = write_verdict(stack.enter_context(output(options.verdicts)))
+        alerts = write_alert(stack.enter_context(output(options.alerts))) if options.alerts else lambda _: None
+        done = replay(chunks, until, settings, verdicts, alerts, now, given, bool(options.alerts), say)
+    say(f"{done.events:,} events, {done.verdicts:,} verdicts, {done.alerts:,} alerts; packs {', '.join(done.packs)}")
+    if done.duplicates:
+        say(f"{done.duplicates:,} duplicates left out")
+    for reason, count in sorted(done.rejects.items()):
+        hint = " (sort the input, or raise events.lateness)" if reason == "late" else ""
+        say(f"{count:,} lines not used: {reason}{hint}")
+    return 0
+
+
+def _alerts(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from alerts.listing import console_for, show, table
+    from detector.stores import SqliteStore
+
+    store = SqliteStore.reader(_settings(options).state.folder)
+    try:
+        if options.action == "show":
+            if not options.id:
+                raise SettingsError("alerts show: the id of an alert is missing; unlike alerts lists them")
+            body = store.alert(options.id)
+            if body is None:
+                raise UnlikeError(f"no alert {options.id}; unlike alerts lists them")
+            found = [body]
+        else:
+            found = store.alerts(options.limit)
+    finally:
+        store.close()
+    if options.json:
+        for body in found:
+            print(body.decode())
+        return 0
+    console = console_for(sys.stdout)
+    if options.action == "show":
+        console.print(show(msgspec.json.decode(found[0])))
+    elif found:
+        console.print(table(msgspec.json.decode(body) for body in found))
+    else:
+        say("no alerts yet")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from detector.checking import check
+
+    return check(_settings(options), options.events, options.sample, time.time(), print)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,402 @@
+"""One cycle: read, score, decide, commit. The daemon runs it on a schedule, replay runs it over history; there is no other way in.
+
+Everything that a cycle changes goes to the store in one commit, source position included, so a kill at any moment leaves the state
+of a whole number of cycles. Alerts leave after the commit (alerts.delivery).
+"""
+
+from __future__ import annotations
+
+import time as wall
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+import msgspec
+import numpy as np
+
+from alerts.policy import Policy, raise_alerts
+from detector import history, scoring, training
+from detector.pack import Pack
+from detector.profiles import Profiles, blank, from_bytes, put, to_bytes
+from detector.profiles import take as take_profiles
+from detector.records import Alert, Batch, Changes, Chunk, Reject
+from detector.reports import CycleReport
+from detector.sessions import Sessions, close_time, concat, empty, take
+from detector.settings import Settings
+from detector.stores import Store
+
+LINE_KEPT = 4096  # characters of a late event kept in quarantine
+NOTHING_SEEN = -1e18
+
+
+class EngineState(msgspec.Struct, frozen=True):
+    """What the engine itself remembers; committed with every cycle."""
+
+    newest: float = NOTHING_SEEN  # newest event time seen
+    newest_at: float = 0.0  # wall clock when it was seen
+    pack: str = ""  # the pack that profiles and open sessions belong to
+    counters: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class OpenRow(msgspec.Struct, array_like=True):
+    """One open session as it is stored."""
+
+    name: str | None
+    start: float
+    end: float
+    events: int
+    alerted: bool
+    last: int
+    key: bytes
+    facet: bytes
+    count: bytes
+    text: list[str]
+    numbers: bytes
+
+
+def open_to_bytes(table: Sessions) -> dict[str, bytes]:
+    """All open sessions of each account, in the order of their start."""
+    rows: dict[str, list[OpenRow]] = {}
+    for s in range(len(table)):
+        at = slice(table.indptr[s], table.indptr[s + 1])
+        row = OpenRow(
+            table.name[s],
+            float(table.start[s]),
+            float(table.end[s]),
+            int(table.events[s]),
+            bool(table.alerted[s]),
+            int(table.last[s]),
+            table.key[at].tobytes(),
+            table.facet[at].tobytes(),
+            table.count[at].tobytes(),
+            [str(t) for t in table.text[at]],
+            table.numbers[s].tobytes(),
+        )
+        rows.setdefault(table.user[s], []).append(row)
+    return {user: msgspec.msgpack.encode(sorted(some, key=lambda r: (r.start, r.name or ""))) for user, some in rows.items()}
+
+
+def open_from_bytes(records: Mapping[str, bytes], numbers: int) -> Sessions:
+    """The table of the open sessions of some accounts."""
+    table = empty(numbers)
+    pairs = [(user, row) for user, record in records.items() for row in msgspec.msgpack.decode(record, type=list[OpenRow])]
+    if not pairs:
+        return table
+    rows = [row for _, row in pairs]
+    keys = [np.frombuffer(r.key, np.uint32) for r in rows]
+    return Sessions(
+        user=_objects([user for user, _ in pairs]),
+        name=_objects([r.name for r in rows]),
+        start=np.array([r.start for r in rows]),
+        end=np.array([r.end for r in rows]),
+        events=np.array([r.events for r in rows], np.int64),
+        alerted=np.array([r.alerted for r in rows], bool),
+        last=np.array([r.last for r in rows], np.uint32),
+        indptr=np.concatenate([[0], np.cumsum([len(k) for k in keys])]),
+        key=np.concatenate(keys),
+        facet=np.concatenate([np.frombuffer(r.facet, np.int16) for r in rows]),
+        count=np.concatenate([np.frombuffer(r.count, np.float32) for r in rows]),
+        text=_objects([t for r in rows for t in r.text]),
+        numbers=np.stack([np.frombuffer(r.numbers).reshape(numbers, -1) for r in rows])
+        if numbers
+        else np.empty((len(rows), 0, table.numbers.shape[2])),
+    )
+
+
+def _objects(values: Sequence[object]) -> np.ndarray:
+    out = np.empty(len(values), object)
+    out[:] = values
+    return out
+
+
+def select(batch: Batch, rows: np.ndarray) -> Batch:
+    """The events at `rows` (mask or indices)."""
+    columns = {name: column[rows] for name, column in batch.attributes.items()}
+    return Batch(batch.time[rows], batch.user[rows], batch.session[rows], columns, batch.event_id[rows], batch.position[rows])
+
+
+def fingerprints(batch: Batch) -> np.ndarray:
+    """(E,) int64: the log's own id of an event, or its whole content where there is none."""
+    names = sorted(batch.attributes)
+    columns = [batch.attributes[n] for n in names]
+    out = np.empty(len(batch), np.int64)
+    for e in range(len(batch)):
+        if batch.event_id[e] is not None:
+            content = f"id\0{batch.user[e]}\0{batch.event_id[e]}"
+        else:
+            values = "\0".join(f"{n}={c[e]!r}" for n, c in zip(names, columns, strict=True) if c[e] is not None)
+            content = f"{batch.time[e]!r}\0{batch.user[e]}\0{batch.session[e]}\0{values}"
+        out[e] = int.from_bytes(blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little", signed=True)
+    return out
+
+
+@dataclass
+class Recent:
+    """Fingerprints of events that could still come again in time: event time by fingerprint."""
+
+    time: dict[int, float] = field(default_factory=dict)
+
+    @staticmethod
+    def load(rows: Sequence[tuple[float, bytes]]) -> Recent:
+        recent = Recent()
+        for _, packed in rows:
+            half = len(packed) // 2
+            recent.time.update(
+                zip(np.frombuffer(packed[:half], np.int64).tolist(), np.frombuffer(packed[half:]).tolist(), strict=True)
+            )
+        return recent
+
+    def fresh(self, marks: np.ndarray) -> np.ndarray:
+        """(E,) which events are new: neither remembered nor earlier in this batch."""
+        seen: set[int] = set()
+        out = np.ones(len(marks), bool)
+        for e, mark in enumerate(marks.tolist()):
+            out[e] = mark not in self.time and mark not in seen
+            seen.add(mark)
+        return out
+
+    def add(self, marks: np.ndarray, times: np.ndarray, line: float) -> None:
+        """Remember events, forget those before the line of lateness."""
+        self.time.update(zip(marks.tolist(), times.tolist(), strict=True))
+        if len(self.time) > 2 * len(marks) + 10_000:
+            self.time = {mark: t for mark, t in self.time.items() if t >= line}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cycle that is ready to be committed."""
+
+    changes: Changes
+    report: CycleReport
+    state: EngineState
+    marks: np.ndarray
+    times: np.ndarray
+
+
+class Engine:
+    """Runs cycles on a store with a pack. One at a time; the caller holds the lock."""
+
+    def __init__(
+        self, store: Store, pack: Pack | None, settings: Settings, sinks: Sequence[str], keep_history: bool = True
+    ) -> None:
+        self.store, self.pack, self.settings, self.sinks, self.keep_history = store, pack, settings, tuple(sinks), keep_history
+        saved = store.engine()
+        self.state = msgspec.json.decode(saved, type=EngineState) if saved else EngineState()
+        self.recent = Recent.load(store.recent())
+        self.rejected: Counter[str] = Counter()
+
+    @property
+    def rules(self) -> scoring.Rules:
+        s = self.settings
+        return scoring.Rules(s.session.gap, s.session.named_gap, s.events.lateness)
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.settings.alerts.per_day, self.pack.sessions_per_day if self.pack else 0.0)
+
+    def run(
+        self, source: str, chunk: Chunk, now: float, *, idle: bool = False, drain: bool = False, looks: bool = True
+    ) -> CycleReport:
+        """One cycle over one chunk of one source: score, commit, report. `idle`: nothing more is there to read.
+
+        `drain`: no event will come any more; all sessions close. Raises StoreError; the state is then that before the cycle.
+        """
+        started = wall.perf_counter()
+        prepared = self._prepare(source, chunk, now, idle, drain, looks)
+        self.store.commit(prepared.changes)
+        self.state = prepared.state
+        self.rejected.update(prepared.report.rejects)
+        self.recent.add(prepared.marks, prepared.times, self.state.newest - self.settings.events.lateness)
+        return replace(prepared.report, duration_s=wall.perf_counter() - started)
+
+    def _prepare(self, source: str, chunk: Chunk, now: float, idle: bool, drain: bool, looks: bool) -> Prepared:
+        batch, lateness = chunk.batch, self.settings.events.lateness
+        marks = fingerprints(batch)
+        fresh = self.recent.fresh(marks)
+        duplicates = int((~fresh).sum())
+        batch, marks = select(batch, fresh), marks[fresh]
+        in_time, clock = scoring.admit(batch.time, self.state.newest, lateness)
+        late = tuple(late_reject(source, batch, int(e)) for e in np.flatnonzero(~in_time))
+        batch, marks, clock = select(batch, in_time), marks[in_time], clock[in_time]
+        newest = max(self.state.newest, float(clock[-1])) if len(clock) else self.state.newest
+        newest_at = now if newest > self.state.newest else self.state.newest_at
+        silence = now - newest_at if idle and newest > NOTHING_SEEN else 0.0
+        watermark = np.inf if drain else newest - lateness + (silence if silence > lateness else 0.0)
+        pack = self.pack
+        if pack is None and len(batch):
+            pack = self.pack = training.untrained(batch, self.settings.attributes, self.settings.seed)
+        changed, outcome, alerts = Changes(), None, ()
+        if pack is not None:
+            changed, outcome, alerts = self._score(batch, clock, pack, watermark, looks)
+        verdicts = outcome.verdicts if outcome else ()
+        rejects = (*chunk.rejects, *late)
+        reasons = Counter(r.reason for r in rejects)
+        counters = Counter(self.state.counters)
+        counters.update(events=len(batch), duplicates=duplicates, verdicts=len(verdicts), alerts=len(alerts), rejects=len(rejects))
+        state = EngineState(newest, newest_at, pack.id if pack else "", dict(counters))
+        changes = replace(
+            changed,
+            positions={source: chunk.position} if chunk.position else {},
+            engine=msgspec.json.encode(state),
+            recent=((float(batch.time.max()), marks.tobytes() + batch.time.tobytes()),) if len(batch) else (),
+            forget_recent_before=newest - lateness,
+            history=tuple(history.encode(batch)) if self.keep_history and len(batch) else (),
+            verdicts=verdicts,
+            alerts=alerts,
+            sinks=self.sinks,
+            rejects=rejects,
+            now=now,
+        )
+        report = CycleReport(
+            events=len(batch),
+            sources={source: len(batch)},
+            rejects=dict(reasons),
+            duplicates=duplicates,
+            late=len(late),
+            event_lags_s=np.maximum(now - batch.time, 0),
+            scores=np.array([v.score for v in verdicts]),
+            ps=np.array([v.p for v in verdicts]),
+            scoring_lags_s=np.array([max(now - v.end, 0) for v in verdicts]),
+            alerts=dict(Counter(a.severity for a in alerts)),
+            event_clock=newest if newest > NOTHING_SEEN else 0.0,
+        )
+        return Prepared(changes, report, state, marks, batch.time)
+
+    def _score(
+        self, batch: Batch, clock: np.ndarray, pack: Pack, watermark: float, looks: bool
+    ) -> tuple[Changes, scoring.Outcome | None, tuple[Alert, ...]]:
+        users = sorted({*batch.user.tolist(), *self.store.due(watermark)})
+        if not users:
+            return Changes(), None, ()
+        records = self.store.accounts(users)
+        profiles = from_bytes([records.get(u) for u in users], pack.shape, 0.0)
+        opened = self.store.open_sessions(users)
+        policy = self.policy
+        alarm_below = policy.threshold if pack.fusion else 0.0
+        outcome = scoring.step(
+            batch,
+            clock,
+            users,
+            profiles,
+            open_from_bytes(opened, len(pack.facets.number)),
+            pack,
+            self.rules,
+            watermark,
+            alarm_below,
+            looks,
+        )
+        changed = np.flatnonzero(outcome.changed)
+        changes = Changes(
+            accounts=tuple(
+                (users[a], int(outcome.profiles.history[a]), record)
+                for a, record in zip(changed, to_bytes(take_profiles(outcome.profiles, changed)), strict=True)
+            ),
+            **open_changes(outcome.open_sessions, opened, self.rules),
+        )
+        time = float(clock[-1]) if len(clock) else self.state.newest
+        return changes, outcome, tuple(alerts_of(outcome.alarming, policy, time))
+
+
+def open_changes(table: Sessions, before: Mapping[str, bytes], rules: scoring.Rules) -> dict[str, tuple]:
+    """The part of `Changes` that says what is open now; `before`: what was open of the same accounts."""
+    ends = close_time(table, rules.gap, rules.named_gap)
+    due: dict[str, float] = {}
+    count: Counter[str] = Counter()
+    for user, end in zip(table.user, ends.tolist(), strict=True):
+        due[user] = min(end, due.get(user, np.inf))
+        count[user] += 1
+    packed = open_to_bytes(table)
+    changed = [(user, due[user], count[user], record) for user, record in packed.items() if before.get(user) != record]
+    return {"open_sessions": tuple(changed), "closed_users": tuple(user for user in before if user not in packed)}
+
+
+def alerts_of(alarming: Sequence[scoring.Alarming], policy: Policy, time: float) -> list[Alert]:
+    """The alerts for sessions that alarm; `time` is the event clock, and an alert is not older than its session's newest event."""
+    out: list[Alert] = []
+    for one in alarming:
+        moment = min(one.verdict.end, time) if time > NOTHING_SEEN else one.verdict.end
+        out += raise_alerts([one.verdict], policy, moment, still_open=one.open, describe=lambda _, one=one: one.details)
+    return out
+
+
+def late_reject(source: str, batch: Batch, e: int) -> Reject:
+    """The quarantine entry of an event that came too late."""
+    content = {"time": float(batch.time[e]), "user": batch.user[e], "session": batch.session[e]}
+    content |= {name: column[e] for name, column in batch.attributes.items() if column[e] is not None}
+    line = msgspec.json.encode(content).decode()[:LINE_KEPT]
+    return Reject(source, str(batch.position[e]), "late", "later than events.lateness after the newest event", line)
+
+
+def rebuild(
+    pack: Pack, settings: Settings, batches: Iterable[Batch], stop: Callable[[], bool] = lambda: False
+) -> tuple[Profiles, list[str], Sessions, float]:
+    """Profiles and open sessions under a pack, from the stored history of events; nothing is written.
+
+    Returns (A) profiles with their users, the open sessions, and the newest event time.
+    """
+    rules = scoring.Rules(settings.session.gap, settings.session.named_gap, settings.events.lateness)
+    index: dict[str, int] = {}
+    profiles, opened, newest = blank(0, pack.shape, 0.0), empty(len(pack.facets.number)), NOTHING_SEEN
+    for batch in batches:
+        for low in range(0, len(batch), settings.cycle.batch_events):
+            if stop():
+                break
+            part = select(batch, np.arange(low, min(low + settings.cycle.batch_events, len(batch))))
+            _, clock = scoring.admit(part.time, newest, rules.lateness)
+            newest = float(clock[-1])
+            for user in dict.fromkeys(part.user.tolist()):
+                index.setdefault(user, len(index))
+            profiles = grown(profiles, len(index), pack)
+            ends = close_time(opened, rules.gap, rules.named_gap)
+            involved = dict.fromkeys([*part.user.tolist(), *opened.user[ends < newest - rules.lateness].tolist()])
+            users = list(involved)
+            mine = np.array([user in involved for user in opened.user], bool)
+            rows = np.array([index[u] for u in users], np.int64)
+            outcome = scoring.step(
+                part,
+                clock,
+                users,
+                take_profiles(profiles, rows),
+                take(opened, np.flatnonzero(mine)),
+                pack,
+                rules,
+                newest - rules.lateness,
+                0.0,
+                False,
+            )
+            put(profiles, rows, outcome.profiles)
+            opened = concat([take(opened, np.flatnonzero(~mine)), outcome.open_sessions])
+    return profiles, list(index), opened, newest
+
+
+def move(engine: Engine, pack: Pack, batches: Iterable[Batch], stop: Callable[[], bool] = lambda: False) -> bool:
+    """Go over to another pack: profiles and open sessions are made anew from history; False if `stop` said so before the end.
+
+    Killed in between, the engine's state still names the old pack, and the move is made again at the next start.
+    """
+    profiles, users, opened, newest = rebuild(pack, engine.settings, batches, stop)
+    if stop():
+        return False
+    records = (to_bytes(take_profiles(profiles, np.array([a]))) for a in range(len(users)))
+    rows = ((user, int(profiles.history[a]), record[0]) for a, (user, record) in enumerate(zip(users, records, strict=True)))
+    engine.store.replace_accounts(rows, None)
+    before = dict.fromkeys(engine.store.due(np.inf), b"")
+    state = msgspec.structs.replace(
+        engine.state,
+        pack=pack.id,
+        newest=max(engine.state.newest, newest),
+        counters=engine.state.counters | {"verdicts_at_training": engine.state.counters.get("verdicts", 0)},
+    )
+    engine.store.commit(Changes(engine=msgspec.json.encode(state), **open_changes(opened, before, engine.rules)))
+    engine.pack, engine.state = pack, state
+    return True
+
+
+def grown(profiles: Profiles, size: int, pack: Pack) -> Profiles:
+    """Profiles with room for `size` accounts, doubled when full; the new ones blank."""
+    if len(profiles) >= size:
+        return profiles
+    bigger = blank(max(size, 2 * len(profiles), 256), pack.shape, 0.0)
+    put(bigger, np.arange(len(profiles)), profiles)
+    return bigger
