@@ -75,7 +75,7 @@ def _tell_events(settings: Settings, batch: Batch, tell: Callable[[str], None]) 
         f"events: {len(batch):,} of {len(set(batch.user)):,} accounts, {rfc3339(batch.time[order[0]])} to {rfc3339(batch.time[order[-1]])}"
     )
     tell(
-        f"sessions: {sessions:,}, {named / len(batch):.0%} of the events name theirs; the others end after {rules.gap:g} s of silence"
+        f"sessions: {sessions:,}; {named / len(batch):.0%} of the events name theirs, others end after {rules.gap:g} s of silence"
     )
     if disorder:
         tell(

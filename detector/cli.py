@@ -1,4 +1,4 @@
-"""The command `unlike`. Results go to stdout, messages to stderr; exit codes: 0 done, 1 the work failed, 2 wrong command or settings."""
+"""The command `unlike`: results on stdout, messages on stderr; exit codes: 0 done, 1 the work failed, 2 wrong command or settings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     "demo": "unlike demo\nunlike demo --keep /tmp/town --serve",
-    "run": "unlike run --config unlike.toml\nunlike run --set state.folder=/var/lib/unlike --set metrics.listen=127.0.0.1:9464",
-    "train": "unlike train --config unlike.toml\nunlike train --set state.folder=state history/*.jsonl.gz --until 2026-01-01T00:00:00Z",
+    "run": "unlike run --config unlike.toml\nunlike run --config unlike.toml --set state.folder=/var/lib/unlike",
+    "train": "unlike train --config unlike.toml\nunlike train --set state.folder=state old.jsonl.gz --until 2026-01-01T00:00:00Z",
     "packs": "unlike packs list --config unlike.toml\nunlike packs use 06d71da9a394 --config unlike.toml",
     "replay": "unlike replay events.jsonl.gz --train-until 2026-01-09T08:00:00Z --verdicts out.jsonl\n"
     "unlike replay logs/ --train-until 2026-10-01T00:00:00Z --verdicts - --set session.gap=2h",

@@ -1,8 +1,8 @@
 """Events kept for training: columnar files under `history/day=YYYY-MM-DD/` in the state folder, one folder per UTC day.
 
-A commit stages encoded events in the store; `compact` moves them into files later. A file's name carries the first and last sequence
-number of what is in it, so what a crash leaves twice is counted once: a file within the range of another is not read, and neither is
-a staged row up to the last number of its day's files.
+A commit stages encoded events in the store; `compact` moves them into files later. The name of a file carries the first and last
+sequence number of what is in it, so what a crash leaves twice is counted once: a file within the range of another is not read, nor
+is a staged row up to the last number of its day's files.
 
 The format is numpy's npz without pickled objects, followed by its CRC-32. Axes: E events, C columns, T distinct texts, N numbers.
 """
@@ -10,13 +10,17 @@ The format is numpy's npz without pickled objects, followed by its CRC-32. Axes:
 from __future__ import annotations
 
 import io
+import os
+import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -24,10 +28,9 @@ from detector.errors import StoreDamagedError, StoreError
 from detector.records import Batch
 
 DAY = 86400.0  # seconds
-FILE_BYTES = 32 << 20  # a file grows by merging up to about here: few files a day, and never much to rewrite
+FILE_BYTES = 8 << 20  # a file grows by merging up to here: few files a day, and little to rewrite or to hold in memory
 TRIES = 10  # a file that vanished was merged into another, so the next look finds that one
 NONE, NUMBER = -1, -2  # codes of values that are not text
-FIXED = ("user", "session", "event_id", "position")  # columns before the attributes
 
 
 class Stage(Protocol):
@@ -43,7 +46,7 @@ class Stage(Protocol):
         """Forget the staged events of a day up to and with the number `last`."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Part:
     """A file of a day, and the sequence numbers of the staged rows that went into it."""
 
@@ -52,59 +55,61 @@ class Part:
     path: Path
 
 
-def encode(batch: Batch, *, small: bool = False) -> list[tuple[str, bytes]]:
-    """(day, encoded events) for each UTC day in the batch, days in order, events in the order of their arrival.
+def encode(batch: Batch) -> list[tuple[str, bytes]]:
+    """(day, encoded events) for each UTC day in the batch, days in order, events of a day in the order of their arrival.
 
-    small: compressed, for files. Raises ValueError where a column holds anything but str, float and None.
+    Raises ValueError where a column holds anything but str, float and None.
     """
-    days = np.floor(batch.time / DAY)
-    return [(str(np.datetime64(int(day), "D")), _pack(_where(batch, days == day), small)) for day in np.unique(days)]
+    days = np.floor(batch.time / DAY)  # (E,)
+    return [(str(np.datetime64(int(day), "D")), _pack(_where(batch, days == day), np.savez)) for day in np.unique(days)]
 
 
 def decode(data: bytes, where: object = "events") -> Batch:
-    """The batch that was encoded; raises StoreDamagedError, naming `where`, if these are not the bytes that `encode` gave."""
+    """The batch that was encoded; raises StoreDamagedError, naming `where`, if these are not the bytes that were written."""
     body, check = data[:-4], data[-4:]
     if len(data) < 4 or zlib.crc32(body).to_bytes(4, "little") != check:
         raise StoreDamagedError(f"{where}: damaged: its checksum does not fit; move it away to go on without its events")
     with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-        blob, ends = arrays["blob"].tobytes(), arrays["ends"].tolist()
-        texts = [blob[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-        lookup = np.array([*texts, None, None], object)  # NUMBER and NONE, as indices, are the last two
+        blob, ends = arrays["blob"].tobytes(), arrays["ends"].tolist()  # (T,)
+        texts = [blob[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends], ends, strict=False)]
+        lookup = np.array([*texts, None, None], object)  # (T + 2,): NUMBER and NONE index the last two
         codes = arrays["codes"]  # (C, E)
-        values = lookup[codes]
-        values[codes == NUMBER] = arrays["numbers"].tolist()
+        values = lookup[codes]  # (C, E)
+        values[codes == NUMBER] = arrays["numbers"].tolist()  # (N,)
         names, time = lookup[arrays["names"]].tolist(), arrays["time"]
-    user, session, event_id, position = values[: len(FIXED)]
-    return Batch(time, user, session, dict(zip(names, values[len(FIXED) :], strict=True)), event_id, position)
+    user, session, event_id, position, *attributes = values
+    return Batch(time, user, session, dict(zip(names, attributes, strict=True)), event_id, position)
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
-    """All events in order; an attribute that a batch lacks is None there. No batches: no events."""
+    """All events in order; an attribute that a batch lacks is None there. Of no batches: no events."""
     names = dict.fromkeys(name for batch in batches for name in batch.attributes) or {"action": None}
 
-    def joined(columns: Iterable[np.ndarray], kind: type) -> np.ndarray:
+    def joined(columns: Iterable[np.ndarray], kind: type = object) -> np.ndarray:
         return np.concatenate([np.empty(0, kind), *columns])
 
     return Batch(
         time=joined((b.time for b in batches), float),
-        user=joined((b.user for b in batches), object),
-        session=joined((b.session for b in batches), object),
-        attributes={n: joined((b.attributes.get(n, np.full(len(b), None, object)) for b in batches), object) for n in names},
-        event_id=joined((b.event_id for b in batches), object),
-        position=joined((b.position for b in batches), object),
+        user=joined(b.user for b in batches),
+        session=joined(b.session for b in batches),
+        attributes={n: joined(b.attributes.get(n, np.full(len(b), None, object)) for b in batches) for n in names},
+        event_id=joined(b.event_id for b in batches),
+        position=joined(b.position for b in batches),
     )
 
 
-def compact(store: Stage, folder: Path) -> int:
-    """Move staged events into files under the state folder; how many staged rows moved. Killed anywhere, nothing is lost or doubled.
+def compact(store: Stage, folder: str | Path) -> int:
+    """Move staged events into files under the state folder; how many staged rows moved. Killed anywhere: nothing lost or doubled.
 
-    Raises StoreError where the folder cannot be written, StoreDamagedError where a file to merge with is damaged.
+    Only the process that owns the store may call it, once at a time. Raises StoreError where the folder cannot be written, and
+    StoreDamagedError where a file to merge with is damaged.
     """
-    moved = 0
+    moved, folder = 0, Path(folder)
     for day in store.staged_days():
-        place = _root(folder) / f"day={day}"
+        place = folder / "history" / f"day={day}"
         try:
             place.mkdir(parents=True, exist_ok=True)
+            _sync(folder)
             _sync(place.parent)
             _tidy(place)
             moved += _compact_day(store, place, day)
@@ -113,39 +118,171 @@ def compact(store: Stage, folder: Path) -> int:
     return moved
 
 
-def read(store: Stage, folder: Path | None, since: float = -np.inf, until: float = np.inf) -> Iterator[Batch]:
-    """Batches of the events with since <= time < until, by UTC day, within a day in the order of arrival. folder None: staged only.
+def read(store: Stage, folder: str | Path | None, since: float | None = None, until: float | None = None) -> Iterator[Batch]:
+    """Batches of the events with since <= time < until, by UTC day, within a day in the order of arrival.
+
+    folder: the state folder; None: staged events only. since, until: seconds; None: no limit.
 
     May run beside `compact` in another thread or process. Raises StoreDamagedError naming the file, StoreError.
     """
-    files = set() if folder is None else {path.name.removeprefix("day=") for path in _root(folder).glob("day=*")}
-    for day in sorted(files | set(store.staged_days())):
+    least, end = -np.inf if since is None else since, np.inf if until is None else until
+    for day in sorted({*store.staged_days(), *_days(folder)}):
         start = _start(day)
-        if start >= until or start + DAY <= since:
+        if start >= end or start + DAY <= least:
             continue
-        rows = list(store.staged(day))  # before the files are listed: what is moved in between is in both, not in neither
+        rows = list(store.staged(day))  # before the files are listed: what moves in between is then in both, not in neither
         with ExitStack() as opened:
-            parts = [] if folder is None else _open(_root(folder) / f"day={day}", opened)
+            parts = [] if folder is None else _open(Path(folder) / "history" / f"day={day}", opened)
             mark = parts[-1][0].last if parts else 0
             stored = (decode(file.read(), part.path) for part, file in parts)
-            staged = (decode(body, f"staged events {number} of {day}") for number, body in rows if number > mark)
-            for batch in (*stored, *staged) if len(rows) + len(parts) < 2 else _chain(stored, staged):
-                wanted = (batch.time >= since) & (batch.time < until)
+            staged = (decode(body, _staged(day, number)) for number, body in rows if number > mark)
+            for batch in chain(stored, staged):
+                wanted = (batch.time >= least) & (batch.time < end)
                 if wanted.any():
                     yield batch if wanted.all() else _where(batch, wanted)
 
 
-def prune(store: Stage, folder: Path | None, before: float) -> int:
-    """Delete each UTC day that has ended by `before` (seconds), whole; how many. Raises StoreError."""
-    days = store.staged_days()
-    files = {} if folder is None else {path.name.removeprefix("day="): path for path in _root(folder).glob("day=*")}
-    gone = [day for day in sorted({*days, *files}) if _start(day) + DAY <= before]
-    for day in gone:
-        last = max((number for number, _ in store.staged(day)), default=0)
-        store.unstage(day, last)
-        if day in files:
-            try:
-                shutil.rmtree(files[day])
-            except OSError as error:
-                raise StoreError(f"{files[day]}: cannot be deleted: {error.strerror}; the next run tries again") from error
+def prune(folder: str | Path, before: float) -> int:
+    """Delete the files of each UTC day that has ended by `before` (seconds); how many days. Raises StoreError."""
+    gone = [place for day, place in sorted(_days(folder).items()) if _start(day) + DAY <= before]
+    for place in gone:
+        try:
+            shutil.rmtree(place)
+        except OSError as error:
+            raise StoreError(f"{place}: cannot be deleted: {error.strerror}; the next run tries again") from error
     return len(gone)
+
+
+def _pack(batch: Batch, save: Callable[..., None]) -> bytes:
+    """One dictionary of texts for all columns; numbers beside it, in the order of columns and events."""
+    table: dict[str, int] = {}
+    columns = [batch.user, batch.session, batch.event_id, batch.position, *batch.attributes.values()]
+    values = [value for column in columns for value in column.tolist()]  # C * E
+    codes = [table.setdefault(v, len(table)) if isinstance(v, str) else NONE if v is None else NUMBER for v in values]
+    numbers = [v for v in values if isinstance(v, float)]
+    if len(numbers) != codes.count(NUMBER):
+        odd = next(v for v in values if not isinstance(v, str | float) and v is not None)
+        raise ValueError(f"events: a value of type {type(odd).__name__} in a column, expected str, float or None")
+    names = [table.setdefault(name, len(table)) for name in batch.attributes]
+    texts = [text.encode("utf-8", "surrogatepass") for text in table]  # T
+    out = io.BytesIO()
+    save(
+        out,
+        time=batch.time,
+        codes=np.array(codes, np.int32).reshape(len(columns), len(batch)),
+        numbers=np.array(numbers, float),
+        blob=np.frombuffer(b"".join(texts), np.uint8),
+        ends=np.cumsum([len(text) for text in texts], dtype=np.int64),
+        names=np.array(names, np.int32),
+    )
+    body = out.getvalue()
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _where(batch: Batch, mask: np.ndarray) -> Batch:
+    """The events at which the mask (E,) is true."""
+    return Batch(
+        batch.time[mask],
+        batch.user[mask],
+        batch.session[mask],
+        {name: values[mask] for name, values in batch.attributes.items()},
+        batch.event_id[mask],
+        batch.position[mask],
+    )
+
+
+def _compact_day(store: Stage, place: Path, day: str) -> int:
+    files, moved = _live(place), 0
+    if files:
+        store.unstage(day, files[-1].last)  # rows that a crash left behind, after they had become a file
+    for rows in _groups(store.staged(day)):
+        tail = [part for part in files[-1:] if part.path.stat().st_size < FILE_BYTES]
+        before = [decode(part.path.read_bytes(), part.path) for part in tail]
+        now = [decode(body, _staged(day, number)) for number, body in rows]
+        first, last = tail[0].first if tail else rows[0][0], rows[-1][0]
+        part = Part(first, last, place / f"{first:012d}-{last:012d}.npz")
+        _write(part.path, _pack(concat([*before, *now]), np.savez_compressed))
+        for covered in tail:
+            covered.path.unlink()
+        store.unstage(day, last)
+        files, moved = [*files[: len(files) - len(tail)], part], moved + len(rows)
+    return moved
+
+
+def _groups(rows: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """Rows by about FILE_BYTES, so that memory is bounded."""
+    group: list[tuple[int, bytes]] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += len(row[1])
+        if size >= FILE_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _staged(day: str, number: int) -> str:
+    return f"staged events {number} of {day}"
+
+
+def _live(place: Path) -> list[Part]:
+    """The files of a day that count, in the order of their numbers."""
+    named = [(re.fullmatch(r"(\d+)-(\d+)\.npz", path.name), path) for path in place.glob("*.npz")]
+    parts = [Part(int(name[1]), int(name[2]), path) for name, path in named if name]
+    live: list[Part] = []
+    for part in sorted(parts, key=lambda part: (part.first, -part.last)):
+        if not live or part.last > live[-1].last:
+            live.append(part)
+    return live
+
+
+def _open(place: Path, opened: ExitStack) -> list[tuple[Part, BinaryIO]]:
+    """The files of a day, open: they can be read even if a merge deletes them meanwhile."""
+    for _ in range(TRIES):
+        try:
+            return [(part, opened.enter_context(part.path.open("rb"))) for part in _live(place)]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreError(f"{error.filename}: cannot be opened: {error.strerror}") from error
+    raise StoreError(f"{place}: files vanish faster than they can be opened; a retry helps")
+
+
+def _tidy(place: Path) -> None:
+    """Delete what a crash left: half-written files, and those that were merged into another."""
+    live = {part.path for part in _live(place)}
+    for path in place.iterdir():
+        if path.suffix in (".tmp", ".npz") and path not in live:
+            path.unlink()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The file is on the disk, whole and under its name, when this returns."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """The names in the folder are on the disk when this returns."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _days(folder: str | Path | None) -> dict[str, Path]:
+    """day -> its folder."""
+    return {} if folder is None else {path.name[4:]: path for path in Path(folder, "history").glob("day=????-??-??")}
+
+
+def _start(day: str) -> float:
+    """Seconds at which a UTC day begins."""
+    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()

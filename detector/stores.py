@@ -633,7 +633,8 @@ class SqliteStore:
         before = {"verdicts": verdicts_before, "quarantine": quarantine_before}
         gone = {table: self._delete_written(table, time) for table, time in before.items()}
         for _ in range(0, self._rows("PRAGMA freelist_count")[0][0], CHECKPOINT_PAGES):
-            self._rows(f"PRAGMA incremental_vacuum({CHECKPOINT_PAGES})")
+            with self._lock, _translated(self._path):
+                self._db.executescript(f"PRAGMA incremental_vacuum({CHECKPOINT_PAGES})")  # execute() would free one page only
         return gone
 
     def _delete_written(self, table: str, before: float) -> int:

@@ -1,0 +1,59 @@
+"""A small log for tests: people with habits, one session or two a day. Not the demo's town: small enough to train on in seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.records import Batch
+
+START = 1_767_225_600.0  # 2026-01-01T00:00:00Z, a Thursday
+DAY = 86400.0
+
+
+def batch_of(rows: list[dict[str, object]]) -> Batch:
+    """A batch from rows with time (seconds), user, and whatever else; in the given order."""
+    names = sorted({"action", *(k for r in rows for k in r)} - {"time", "user", "session", "id"})
+
+    def column(name: str, default: object = None) -> np.ndarray:
+        out = np.empty(len(rows), object)
+        out[:] = [r.get(name, default) for r in rows]
+        return out
+
+    attributes = {n: column(n, "event" if n == "action" else None) for n in names}
+    position = np.array([f"log:{i}" for i in range(len(rows))], object)
+    return Batch(
+        np.array([float(str(r["time"])) for r in rows]), column("user"), column("session"), attributes, column("id"), position
+    )
+
+
+def part(batch: Batch, rows: slice | np.ndarray) -> Batch:
+    """Some events of a batch."""
+    columns = {n: c[rows] for n, c in batch.attributes.items()}
+    return Batch(batch.time[rows], batch.user[rows], batch.session[rows], columns, batch.event_id[rows], batch.position[rows])
+
+
+def rows_of_people(accounts: int = 14, days: int = 40, seed: int = 0) -> list[dict[str, object]]:
+    """Events in order of time: each person has devices, pages, hours and amounts of their own."""
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, object]] = []
+    for a in range(accounts):
+        pages = rng.choice(60, 8, replace=False)
+        hour, amount = rng.uniform(6, 20), rng.uniform(5, 80)
+        for day in range(days):
+            for _ in range(int(rng.integers(1, 3))):
+                moment = START + day * DAY + (hour + rng.normal(0, 1)) * 3600
+                device = f"pc-{a}" if rng.random() < 0.9 else f"phone-{a}"
+                for _ in range(int(rng.integers(2, 8))):
+                    page = int(rng.choice(pages)) if rng.random() < 0.9 else int(rng.integers(60))
+                    action = str(rng.choice(["view", "edit", "pay"], p=[0.6, 0.3, 0.1]))
+                    row: dict[str, object] = {"time": round(moment, 3), "user": f"u{a:02d}", "action": action}
+                    row |= {"device": device, "page": f"p{page}", "amount": round(float(rng.lognormal(np.log(amount), 0.3)), 2)}
+                    rows.append(row)
+                    moment += float(rng.exponential(60)) + 1
+    return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"])))
+
+
+def stolen(rows: list[dict[str, object]], victim: str, thief: str, start: float) -> list[dict[str, object]]:
+    """Twelve events of the thief's day, put into the victim's account at `start`."""
+    theirs = [r for r in rows if r["user"] == thief][:12]
+    return [r | {"user": victim, "time": start + 30.0 * i} for i, r in enumerate(theirs)]

@@ -1,0 +1,208 @@
+"""Profiles, channels, fusion and belief: the algebra that detection stands on."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector import attacks, belief, encoder, evidence, fusion, outliers, profiles, training
+from detector.errors import PackError, StoreDamagedError
+from detector.pack import Pack
+from detector.sessions import Sessions, take
+from detector.settings import SessionSettings
+from tests.logs import batch_of, rows_of_people
+
+
+@pytest.fixture(scope="module")
+def history(trained: Pack) -> Sessions:
+    return training.sessions_of(batch_of(rows_of_people()), trained.facets, SessionSettings())
+
+
+def learnt(table: Sessions, trained: Pack, times: int = 1) -> profiles.Profiles:
+    """One profile per session of the table, each having learnt it `times` times."""
+    known = profiles.blank(len(table), trained.shape, 0.0)
+    measured = encoder.measures(table, trained.population.centre, trained.population.spread)
+    embedding = encoder.encode(trained.encoder, table, measured)
+    peers = evidence.peer_log_likelihood(table, trained.population, trained.shape.facets)
+    for _ in range(times):
+        known = profiles.learn(known, table, np.ones(len(table)), embedding, peers.sum(axis=1))
+    return known
+
+
+def channels_of(table: Sessions, known: profiles.Profiles, trained: Pack) -> np.ndarray:
+    measured = encoder.measures(table, trained.population.centre, trained.population.spread)
+    peers = evidence.peer_log_likelihood(table, trained.population, trained.shape.facets)
+    return evidence.channels(table, known, encoder.encode(trained.encoder, table, measured), peers, trained.population)
+
+
+def test_a_profile_goes_to_bytes_and_back_bit_for_bit(trained: Pack, history: Sessions) -> None:
+    known = learnt(take(history, np.arange(9)), trained, 3)
+    back = profiles.from_bytes(list(profiles.to_bytes(known)), trained.shape, 0.0)
+    assert all(np.array_equal(getattr(known, f.name), getattr(back, f.name)) for f in fields(known))
+
+
+def test_a_profile_of_another_shape_is_refused(trained: Pack, history: Sessions) -> None:
+    record = profiles.to_bytes(learnt(take(history, np.arange(1)), trained))[0]
+    with pytest.raises(StoreDamagedError, match="train a new pack"):
+        profiles.from_bytes([record[:-8]], trained.shape, 0.0)
+
+
+def test_a_session_of_weight_zero_teaches_nothing_but_that_it_was(trained: Pack, history: Sessions) -> None:
+    table = take(history, np.arange(4))
+    before = learnt(table, trained)
+    after = profiles.learn(before, table, np.zeros(4), np.ones((4, encoder.WIDTH), np.float32), np.ones((4, trained.shape.peers)))
+    changed = {f.name for f in fields(before) if not np.array_equal(getattr(before, f.name), getattr(after, f.name))}
+    assert changed <= {"history", "last", "long"}
+    assert np.array_equal(after.history, before.history + 1)
+
+
+def test_a_full_memory_forgets_the_lightest_values(trained: Pack) -> None:
+    rows: list[dict[str, object]] = [{"time": i, "user": "u", "page": f"new{i}"} for i in range(profiles.VALUES + 50)]
+    table = training.sessions_of(batch_of(rows), trained.facets, SessionSettings())
+    usual = training.sessions_of(batch_of([{"time": 0, "user": "u", "page": "p1"}] * 9), trained.facets, SessionSettings())
+    known = learnt(usual, trained, 4)
+    crowded = profiles.learn(known, table, np.ones(1), np.zeros((1, encoder.WIDTH), np.float32), np.zeros((1, trained.shape.peers)))
+    assert (crowded.key != profiles.PAD).sum() == profiles.VALUES
+    assert profiles.lookup(crowded, np.zeros(len(usual.key), np.int64), usual.key)[0].min() > 0
+
+
+def test_an_unknown_account_has_no_evidence(trained: Pack, history: Sessions) -> None:
+    table = take(history, np.arange(5))
+    assert not channels_of(table, profiles.blank(5, trained.shape, 0.0), trained).any()
+
+
+def test_an_owner_is_more_like_the_profile_than_a_stranger_on_every_kind_of_channel(trained: Pack, history: Sessions) -> None:
+    own = take(history, np.arange(len(history) - 60, len(history)))
+    stranger = take(own, np.roll(np.arange(60), 1))
+    valid = own.user != stranger.user
+    known = learnt(own, trained, 5)
+    names = trained.channels
+    mine, theirs = channels_of(own, known, trained), channels_of(stranger, known, trained)
+    for name in ("device", "page", "embedding", "long_term", "peers"):
+        c = names.index(name)
+        assert np.median(theirs[valid, c]) > np.median(mine[valid, c]), name
+
+
+def test_the_embedding_is_a_unit_vector_and_free_of_the_company_it_is_computed_in(trained: Pack, history: Sessions) -> None:
+    measured = encoder.measures(history, trained.population.centre, trained.population.spread)
+    together = encoder.encode(trained.encoder, history, measured)
+    alone = [encoder.encode(trained.encoder, take(history, np.array([s])), measured[s : s + 1])[0] for s in range(20)]
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+    assert np.array_equal(together[:20], np.stack(alone))
+
+
+def test_training_an_encoder_is_deterministic_under_its_seed(history: Sessions, trained: Pack) -> None:
+    account = np.unique(history.user.astype(str), return_inverse=True)[1]
+    measured = encoder.measures(history, trained.population.centre, trained.population.spread)
+    fits = [encoder.fit(history, account, measured, seed, 5, take)[0].state_dict() for seed in (1, 1, 2)]
+    assert all(np.array_equal(fits[0][k].numpy(), fits[1][k].numpy()) for k in fits[0])
+    assert not np.array_equal(fits[0]["value.weight"].numpy(), fits[2]["value.weight"].numpy())
+
+
+@pytest.mark.parametrize("kind", range(len(attacks.KINDS)), ids=attacks.KINDS)
+def test_a_simulated_takeover_is_a_session_like_any_other(kind: int, trained: Pack, history: Sessions) -> None:
+    own, stranger = take(history, np.arange(100)), take(history, np.arange(100, 200))
+    kinds = np.full(100, kind)
+    facets = trained.facets
+    stolen = attacks.simulate(own, stranger, kinds, facets.text, facets.log_scale, np.random.default_rng(0))
+    again = attacks.simulate(own, stranger, kinds, facets.text, facets.log_scale, np.random.default_rng(0))
+    assert np.array_equal(stolen.key, again.key)
+    assert (stolen.count > 0).all()
+    assert (stolen.events >= 1).all()
+    seen = stolen.numbers[:, :, 0] > 0
+    assert (stolen.numbers[:, :, 3] <= stolen.numbers[:, :, 4])[seen].all()
+    assert stolen.user.tolist() == own.user.tolist()
+
+
+def test_a_swap_is_wholly_the_strangers_and_inflation_leaves_the_values_alone(trained: Pack, history: Sessions) -> None:
+    own, stranger, facets = take(history, np.arange(50)), take(history, np.arange(50, 100)), trained.facets
+    swap, inflate = (
+        attacks.simulate(
+            own, stranger, np.full(50, attacks.KINDS.index(k)), facets.text, facets.log_scale, np.random.default_rng(0)
+        )
+        for k in ("swap", "inflate")
+    )
+    assert np.array_equal(swap.key, stranger.key)
+    assert np.array_equal(inflate.key, own.key)
+    assert (inflate.numbers[:, :, 4] >= own.numbers[:, :, 4]).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=80), st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=20))
+def test_surprise_is_monotone_bounded_and_never_negative(reference: list[float], scores: list[float]) -> None:
+    e = fusion.surprise(np.sort(np.array(scores)), fusion.reference(np.array(reference)))
+    assert (np.diff(e) >= -1e-12).all()
+    assert (e >= -1e-12).all()
+    assert (e <= np.log(1 + len(reference)) + fusion.TAIL_CEILING + 1e-9).all()
+
+
+def test_a_reference_of_many_scores_keeps_its_quantiles() -> None:
+    scores = np.random.default_rng(0).exponential(size=50_000)
+    ref = fusion.reference(scores)
+    probe = np.array([0.5, 1.0, 3.0, 5.0])
+    found = np.exp(-fusion.surprise(probe + fusion.SLACK, ref))
+    assert len(ref.values) <= fusion.QUANTILES
+    assert np.allclose(found, np.exp(-probe), rtol=0.15)
+
+
+def test_a_session_is_judged_alone_or_in_company_alike(trained: Pack, history: Sessions) -> None:
+    table = take(history, np.arange(60))
+    nats = channels_of(table, learnt(table, trained, 3), trained)
+    assert trained.fusion is not None
+    history_known, events = np.full(60, 12), table.events
+    together = fusion.judge(trained.fusion, nats, history_known, events)
+    alone = [fusion.judge(trained.fusion, nats[s : s + 1], history_known[:1], events[s : s + 1]) for s in range(60)]
+    assert np.array_equal(together.strangeness, np.concatenate([a.strangeness for a in alone]))
+
+
+def test_more_of_any_channel_never_lowers_the_log_odds(trained: Pack, history: Sessions) -> None:
+    table = take(history, np.arange(40))
+    nats = channels_of(table, learnt(table, trained, 3), trained)
+    assert trained.fusion is not None
+    base = fusion.judge(trained.fusion, nats, np.full(40, 12), table.events).llr
+    for c in range(nats.shape[1]):
+        more = nats.copy()
+        more[:, c] += 5
+        assert (fusion.judge(trained.fusion, more, np.full(40, 12), table.events).llr >= base - 1e-9).all()
+
+
+def test_contributions_sum_to_the_strangeness() -> None:
+    e = np.random.default_rng(0).exponential(size=(30, 7))
+    parts = fusion.contributions(e, e.sum(axis=1))
+    assert np.allclose(parts.sum(axis=1), e.sum(axis=1))
+    assert (parts >= 0).all()
+
+
+@given(st.floats(0, 1), st.floats(-5, 6), st.floats(0, 3))
+def test_belief_is_a_probability_and_rises_with_evidence(doubt: float, llr: float, more: float) -> None:
+    low, high = belief.update(np.array([doubt, doubt]), np.array([llr, llr + more]))
+    assert 0 <= low <= high <= 1
+
+
+def test_belief_adds_up_over_sessions_and_fades_without_evidence() -> None:
+    doubt = np.zeros(1)
+    rising = [float((doubt := belief.update(doubt, np.array([2.0])))[0]) for _ in range(4)]
+    fading = [float((doubt := belief.update(doubt, np.array([-2.0])))[0]) for _ in range(6)]
+    assert rising == sorted(rising)
+    assert rising[-1] > 0.9
+    assert fading == sorted(fading, reverse=True)
+    assert fading[-1] < 0.05
+
+
+def test_an_outlier_model_is_written_and_read_without_pickle_and_says_the_same(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 4))
+    model = outliers.fit(x, 0)
+    outliers.save(model, tmp_path / "m.skops")
+    assert np.array_equal(outliers.score(outliers.load(tmp_path / "m.skops"), x), outliers.score(model, x))
+
+
+def test_a_file_with_other_types_is_no_outlier_model(tmp_path: Path) -> None:
+    import skops.io
+    from sklearn.cluster import KMeans
+
+    skops.io.dump({"model": KMeans(2), "hook": replace}, tmp_path / "m.skops")
+    with pytest.raises(PackError, match="never has"):
+        outliers.load(tmp_path / "m.skops")

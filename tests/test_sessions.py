@@ -1,0 +1,112 @@
+"""Sessions do not depend on where a batch is cut, and parts of a session merge."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.facets import Facets, as_sessions, observe
+from detector.records import Batch
+from detector.sessions import Sessions, assign, close_time, combine, concat, empty, running_maximum, take
+from tests.logs import batch_of, part, rows_of_people
+
+GAP, NAMED_GAP = 1800.0, 7200.0
+FACETS = Facets(("action", "page", "pair", "hour"), ("amount", "pace"), (False, True), "action")
+
+
+def whole(batch: Batch, facets: Facets = FACETS) -> Sessions:
+    nothing = empty(len(facets.number))
+    a = assign(batch, nothing, GAP, NAMED_GAP)
+    seen, numbers = observe(batch, a, nothing, facets)
+    return combine(as_sessions(batch, seen, numbers), a.session, len(a.continues))
+
+
+def same(a: Sessions, b: Sessions) -> bool:
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Sessions))
+
+
+def session_numbers(times: list[float], name: str | None = None) -> list[int]:
+    batch = batch_of([{"time": t, "user": "u", "session": name} for t in times])
+    return assign(batch, empty(0), GAP, NAMED_GAP).session.tolist()
+
+
+def test_silence_longer_than_the_gap_starts_a_session() -> None:
+    assert session_numbers([0, 1800, 3600, 5401]) == [0, 0, 0, 1]
+
+
+def test_a_named_session_outlasts_the_gap_of_unnamed_ones() -> None:
+    assert session_numbers([0, 5000, 12000, 20000], "s") == [0, 0, 0, 1]
+
+
+def test_an_event_out_of_order_joins_the_open_session_and_does_not_shorten_it() -> None:
+    assert session_numbers([0, 1700, 100, 3400]) == [0, 0, 0, 0]
+
+
+def test_accounts_and_names_do_not_share_sessions() -> None:
+    rows = [{"time": 0, "user": u, "session": s} for u, s in (("a", None), ("b", None), ("a", "x"), ("a", None), ("b", "x"))]
+    found = assign(batch_of(rows), empty(0), GAP, NAMED_GAP).session
+    assert found[0] == found[3]
+    assert len(set(found.tolist())) == 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_any_cut_of_the_batches_gives_the_same_sessions_bit_for_bit(seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [
+        {
+            "time": float(t),
+            "user": f"u{rng.integers(3)}",
+            "action": str(rng.integers(4)),
+            "amount": float(rng.normal()),
+            "page": "p",
+        }
+        for t in np.cumsum(rng.exponential(700, 60)) + rng.normal(0, 100, 60)
+    ]
+    batch = batch_of(rows)
+    expected = whole(batch)
+    opened = empty(2)
+    for low in range(0, len(batch), size):
+        piece = part(batch, slice(low, low + size))
+        a = assign(piece, opened, GAP, NAMED_GAP)
+        seen, numbers = observe(piece, a, opened, FACETS)
+        single = as_sessions(piece, seen, numbers)
+        continued = np.flatnonzero(a.continues >= 0)
+        rest = np.setdiff1d(np.arange(len(opened)), a.continues)
+        grown = combine(
+            concat([take(opened, a.continues[continued]), single]), np.concatenate([continued, a.session]), len(a.continues)
+        )
+        opened = concat([take(opened, rest), grown])
+    found = take(opened, np.lexsort((opened.start, opened.user.astype(str))))
+    assert same(found, take(expected, np.lexsort((expected.start, expected.user.astype(str)))))
+
+
+def test_parts_of_sessions_merge_to_the_whole() -> None:
+    batch = batch_of(rows_of_people(3, 4))
+    a = assign(batch, empty(2), GAP, NAMED_GAP)
+    seen, numbers = observe(batch, a, empty(2), FACETS)
+    single, sessions = as_sessions(batch, seen, numbers), len(a.continues)
+    early = a.ordinal <= 2  # the first two events of every session
+    parts, number = zip(*((take(single, np.flatnonzero(m)), a.session[m]) for m in (early, ~early)), strict=True)
+    merged = combine(concat(list(parts)), np.concatenate(number), sessions)
+    assert same(merged, combine(single, a.session, sessions))
+
+
+def test_take_and_concat_are_inverse() -> None:
+    table = whole(batch_of(rows_of_people(4, 6)))
+    parts = [take(table, np.arange(0, 5)), take(table, np.arange(5, len(table)))]
+    assert same(concat(parts), table)
+
+
+def test_close_time_is_the_newest_event_and_the_gap_of_its_kind() -> None:
+    batch = batch_of([{"time": 10.0, "user": "a"}, {"time": 20.0, "user": "a", "session": "s"}])
+    table = whole(batch)
+    assert sorted(close_time(table, GAP, NAMED_GAP).tolist()) == [10 + GAP, 20 + NAMED_GAP]
+
+
+@pytest.mark.parametrize("values", [[], [3.0, 1.0, 2.0, 5.0]])
+def test_running_maximum_starts_anew_in_each_group(values: list[float]) -> None:
+    group = np.array([0, 0, 1, 1])[: len(values)]
+    assert running_maximum(np.array(values), group).tolist() == [3.0, 3.0, 2.0, 5.0][: len(values)]
