@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -136,7 +137,7 @@ class Daemon:
             self.log.error("alert not delivered", error=error)
 
     def _tell_counts(self) -> None:
-        self.metrics.counts(self.store.counts(), sum(s.lag_bytes(self.store.positions().get(s.name)) for s in self.sources))
+        self.metrics.counts(self.store.counts(), sum(s.lag_bytes() for s in self.sources))
 
     def _follow_installed_pack(self) -> None:
         """Go over to the installed pack where it is another than the state was made with."""
@@ -146,12 +147,13 @@ class Daemon:
             new = pack.load(folder / wanted)
             if self.engine.state.counters.get("events", 0):
                 self.log.info("going over to another pack", pack=wanted, before=self.engine.state.pack)
-                history.compact(self.store, self.settings.state.folder)
-                if not move(self.engine, new, history.read(self.store, self.settings.state.folder, None, None), self.stop.is_set):
+                history.compact(self.store, Path(self.settings.state.folder))
+                if not move(self.engine, new, history.read(self.store, Path(self.settings.state.folder)), self.stop.is_set):
                     return
             self.engine.pack = new
-        if self.engine.pack is not None:
-            self.metrics.pack(self.engine.pack)
+        if self.engine.pack is not None and self.engine.pack.id != self.told_pack:
+            self.told_pack = self.engine.pack.id
+            self.metrics.pack(self.engine.pack, self.clock())
 
     def train(self) -> None:
         """Train in a process of its own where training is due; the cycle notices the installed pack."""
@@ -160,7 +162,7 @@ class Daemon:
         began = time.monotonic()
         self.log.info("training")
         with self.lock:
-            history.compact(self.store, self.settings.state.folder)
+            history.compact(self.store, Path(self.settings.state.folder))
         self.child = subprocess.Popen([*self.command, "train", *self._settings_arguments()], stdin=subprocess.DEVNULL)
         try:
             code = self.child.wait(TRAINING_AT_MOST_S)
@@ -181,6 +183,7 @@ class Daemon:
         folder = str(self.settings.state.folder)
         return [*self.config_arguments, "--set", f"state.folder={folder}"]
 
+    told_pack = ""
     config_arguments: tuple[str, ...] = ()
 
     def _training_due(self) -> bool:
@@ -202,7 +205,7 @@ class Daemon:
     def drift(self) -> None:
         """Compare the p-values of the last day with what they should be: uniform."""
         now = self.engine.state.newest
-        ps = [msg["p"] for msg in history.verdicts_between(self.store, now - 86400, now)]
+        ps = [msgspec.json.decode(body)["p"] for body in self.store.verdicts(now - 86400, now)]
         measured = drift_of(ps)
         self.metrics.drift(measured)
         if measured.alarming:
@@ -212,9 +215,9 @@ class Daemon:
         """Forget what is older than the settings say; move staged history into files."""
         keep, now = self.settings.history, self.clock()
         with self.lock:
-            history.compact(self.store, self.settings.state.folder)
+            history.compact(self.store, Path(self.settings.state.folder))
             dropped = self.store.prune(now - keep.keep_verdicts, now - keep.keep_quarantine)
-            days = history.prune(self.settings.state.folder, self.engine.state.newest - keep.keep)
+            days = history.prune(Path(self.settings.state.folder), self.engine.state.newest - keep.keep)
         self.log.info("retention", days_of_history=days, **dropped)
 
     # -- life

@@ -118,7 +118,7 @@ def _changed(
         one = np.stack([k, total + new - high, squares + new**2 - high**2, np.where(k > 1, low, new), new], 1)
         every[:, 3:] = np.sort(every[:, 3:], axis=1)
         one[:, 3:] = np.sort(one[:, 3:], axis=1)
-        out[rows, n] = np.where(only_largest[rows, None], one, every)
+        out[rows, n] = np.where(np.asarray(only_largest)[rows, None], one, every)
     if log_scale[-1]:  # the last number is the pace
         rows = burst & (numbers[:, -1, 0] > 0)
         out[rows, -1] = np.stack([numbers[rows, -1, 0]] + [np.zeros(rows.sum())] * 4, 1)

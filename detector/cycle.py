@@ -226,7 +226,8 @@ class Engine:
         pack = self.pack
         if pack is None and len(batch):
             pack = self.pack = training.untrained(batch, self.settings.attributes, self.settings.seed)
-        changed, outcome, alerts = Changes(), None, ()
+        changed, outcome = Changes(), None
+        alerts: tuple[Alert, ...] = ()
         if pack is not None:
             changed, outcome, alerts = self._score(batch, clock, pack, watermark, looks)
         verdicts = outcome.verdicts if outcome else ()
@@ -258,6 +259,7 @@ class Engine:
             scores=np.array([v.score for v in verdicts]),
             ps=np.array([v.p for v in verdicts]),
             scoring_lags_s=np.array([max(now - v.end, 0) for v in verdicts]),
+            threshold=self.policy.threshold if pack is not None and pack.fusion else 0.0,
             alerts=dict(Counter(a.severity for a in alerts)),
             event_clock=newest if newest > NOTHING_SEEN else 0.0,
         )
@@ -292,23 +294,22 @@ class Engine:
                 (users[a], int(outcome.profiles.history[a]), record)
                 for a, record in zip(changed, to_bytes(take_profiles(outcome.profiles, changed)), strict=True)
             ),
-            **open_changes(outcome.open_sessions, opened, self.rules),
         )
+        changes = with_open(changes, outcome.open_sessions, opened, self.rules)
         time = float(clock[-1]) if len(clock) else self.state.newest
         return changes, outcome, tuple(alerts_of(outcome.alarming, policy, time))
 
 
-def open_changes(table: Sessions, before: Mapping[str, bytes], rules: scoring.Rules) -> dict[str, tuple]:
-    """The part of `Changes` that says what is open now; `before`: what was open of the same accounts."""
-    ends = close_time(table, rules.gap, rules.named_gap)
+def with_open(changes: Changes, table: Sessions, before: Mapping[str, bytes], rules: scoring.Rules) -> Changes:
+    """The changes with what is open now; `before`: what was open of the same accounts."""
     due: dict[str, float] = {}
     count: Counter[str] = Counter()
-    for user, end in zip(table.user, ends.tolist(), strict=True):
+    for user, end in zip(table.user, close_time(table, rules.gap, rules.named_gap).tolist(), strict=True):
         due[user] = min(end, due.get(user, np.inf))
         count[user] += 1
     packed = open_to_bytes(table)
-    changed = [(user, due[user], count[user], record) for user, record in packed.items() if before.get(user) != record]
-    return {"open_sessions": tuple(changed), "closed_users": tuple(user for user in before if user not in packed)}
+    opened = tuple((user, due[user], count[user], record) for user, record in packed.items() if before.get(user) != record)
+    return replace(changes, open_sessions=opened, closed_users=tuple(user for user in before if user not in packed))
 
 
 def alerts_of(alarming: Sequence[scoring.Alarming], policy: Policy, time: float) -> list[Alert]:
@@ -316,7 +317,8 @@ def alerts_of(alarming: Sequence[scoring.Alarming], policy: Policy, time: float)
     out: list[Alert] = []
     for one in alarming:
         moment = min(one.verdict.end, time) if time > NOTHING_SEEN else one.verdict.end
-        out += raise_alerts([one.verdict], policy, moment, still_open=one.open, describe=lambda _, one=one: one.details)
+        details = dict(one.details)
+        out += raise_alerts([one.verdict], policy, moment, still_open=one.open, describe=lambda _, known=details: known)
     return out
 
 
@@ -388,7 +390,7 @@ def move(engine: Engine, pack: Pack, batches: Iterable[Batch], stop: Callable[[]
         newest=max(engine.state.newest, newest),
         counters=engine.state.counters | {"verdicts_at_training": engine.state.counters.get("verdicts", 0)},
     )
-    engine.store.commit(Changes(engine=msgspec.json.encode(state), **open_changes(opened, before, engine.rules)))
+    engine.store.commit(with_open(Changes(engine=msgspec.json.encode(state)), opened, before, engine.rules))
     engine.pack, engine.state = pack, state
     return True
 

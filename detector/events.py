@@ -56,6 +56,7 @@ LONGEST_NAME = 512  # of a user, a session, an event's id
 DEEPEST = 16  # levels of objects and lists
 CELLS = 1 << 24  # events times attribute names of a batch, 128 MB: events that share no names must not fill the memory
 DEFAULT_ACTION = "event"
+ABSENT: tuple[object, ...] = (None, "", [])  # what a constant stands in for
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it at the beginning of a file
 NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 EPOCH_TEXT = re.compile(r"[+-]?\d{9,17}(\.\d+)?", re.ASCII)
@@ -150,11 +151,11 @@ class Parser:
         for ours, value in more:
             values[ours] = value
         for ours, constant in self.constants.items():
-            if values.get(ours) in (None, ""):
+            if values.get(ours) in ABSENT:
                 values[ours] = constant
         if any(self.fallbacks):
             given = zip((time, user, action, session, name), self.fallbacks, strict=True)
-            time, user, action, session, name = (c if v is None or v == "" else v for v, c in given)
+            time, user, action, session, name = (c if v in ABSENT else v for v, c in given)
         if len(values) > self.events.max_attributes:
             used = sum(v is not None for v in values.values())
             if used > self.events.max_attributes:
@@ -164,9 +165,9 @@ class Parser:
         return (
             seconds(time, latest),
             user if type(user) is str and 0 < len(user) <= LONGEST_NAME and not user.isspace() else user_text(user),
-            DEFAULT_ACTION if action is None or action == "" else name_text(action, LONGEST_TEXT),
-            None if session is None or session == "" else name_text(session, LONGEST_NAME),
-            None if name is None or name == "" else name_text(name, LONGEST_NAME),
+            DEFAULT_ACTION if action is None else name_text(action, LONGEST_TEXT) or DEFAULT_ACTION,
+            None if session is None else name_text(session, LONGEST_NAME) or None,
+            None if name is None else name_text(name, LONGEST_NAME) or None,
             values,
             position,
         )

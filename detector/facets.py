@@ -71,7 +71,7 @@ def scaled(values: np.ndarray, log_scale: bool) -> np.ndarray:
 def observe(batch: Batch, assignment: Assignment, open_parts: Sessions, facets: Facets) -> tuple[Occurrences, np.ndarray]:
     """The facets of each event: loose token occurrences, and (E, N) numbers (nan: absent)."""
     events = len(batch)
-    parts: list[tuple[np.ndarray, np.ndarray, int, np.ndarray, np.ndarray]] = []
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, int, np.ndarray]] = []
     primary = np.zeros(events, np.uint32)
     everyone = np.arange(events)
     for f, name in enumerate(facets.text):
@@ -117,8 +117,9 @@ class Occurrences:
     @staticmethod
     def of(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, int, np.ndarray]], primary: np.ndarray) -> Occurrences:
         if not parts:
-            kinds = (np.int64, np.uint32, object, np.int16, float)
-            return Occurrences(*(np.empty(0, kind) for kind in kinds), primary)
+            none = np.empty(0)
+            event, key, facet = none.astype(np.int64), none.astype(np.uint32), none.astype(np.int16)
+            return Occurrences(event, key, none.astype(object), facet, none, primary)
         return Occurrences(
             np.concatenate([p[0] for p in parts]),
             np.concatenate([p[1] for p in parts]),
@@ -148,7 +149,7 @@ def _pairs(
     here = np.flatnonzero((earlier != 0) & (primary != 0))
     mixed = earlier[here].astype(np.uint64) * PAIR_MIX[0] ^ primary[here].astype(np.uint64) * PAIR_MIX[1]
     keys = (mixed >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
-    column = batch.attributes[str(facets.pair_of)]
+    column = batch.attributes.get(str(facets.pair_of), np.full(len(batch), None, object))
     return here, keys, np.array([f"… {as_text(column[e])}" for e in here], object), f, np.ones(len(here))
 
 
@@ -181,7 +182,8 @@ def discover(columns: Mapping[str, Sequence[object]], kinds: Mapping[str, str]) 
     An attribute is a number where 99 % of its values are numbers and more than ten differ; it is ignored where it is constant, or
     text that hardly ever repeats (an identifier of the event), or too rare to be a habit (under 1 in 1,000 events).
     """
-    text, number = [], []
+    text: list[str] = []
+    number: list[str] = []
     for name, column in columns.items():
         present = [v for v in column if v is not None]
         kind = kinds.get(name)

@@ -138,7 +138,7 @@ class LineFile:
     def _read_header(self, final: bool) -> str:
         """Reads the names of the columns; returns what is wrong with them, else an empty text."""
         raw = self._seek(0).readline(self.longest)
-        if not raw or not (final or raw.endswith(b"\n")):
+        if not raw or not (final or raw.endswith(b"\n") or len(raw) == self.longest):
             return ""
         try:
             names = csv_cells(raw)

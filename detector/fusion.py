@@ -21,7 +21,6 @@ import numpy as np
 from detector import outliers
 
 if TYPE_CHECKING:
-    from pyod.models.iforest import IForest
     from sklearn.ensemble import HistGradientBoostingClassifier
 
 MATURITY = (1, 5, 20)  # bounds of the bins of history: none, new, young, mature
@@ -72,9 +71,9 @@ def surprise(scores: np.ndarray, ref: Reference) -> np.ndarray:
 class Fusion:
     """What turns (S, C) channels into strangeness and log-likelihood ratios."""
 
-    channels: tuple[tuple[Reference, ...], ...]  # M bins of C references
+    channels: tuple[tuple[Reference, ...], ...]  # C channels of M references
     boosting: HistGradientBoostingClassifier
-    forest: IForest
+    forest: outliers.Forest
     boosting_reference: Reference
     forest_reference: Reference
     llr_shift: float
@@ -91,12 +90,21 @@ class Opinion:
 
 def calibrate(references: tuple[tuple[Reference, ...], ...], channels: np.ndarray, history: np.ndarray) -> np.ndarray:
     """(S, C) e of the channels, against sessions of accounts with a similar history."""
-    out = np.zeros_like(channels)
-    bins = np.searchsorted(MATURITY, history, side="right")
+    columns = [by_history(references[c], channels[:, c], history) for c in range(channels.shape[1])]
+    return np.stack(columns, axis=1)
+
+
+def references_by_history(scores: np.ndarray, history: np.ndarray) -> tuple[Reference, ...]:
+    """(M) references of (S,) owners' scores; a bin with too few borrows that of all."""
+    bins, everybody = np.searchsorted(MATURITY, history, side="right"), reference(scores)
+    return tuple(reference(scores[bins == b]) if (bins == b).sum() >= FEWEST else everybody for b in range(len(MATURITY) + 1))
+
+
+def by_history(references: tuple[Reference, ...], scores: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """(S,) e of scores, against sessions of accounts with a similar history."""
+    bins, out = np.searchsorted(MATURITY, history, side="right"), np.zeros(len(scores))
     for b in np.unique(bins):
-        rows = bins == b
-        for c in range(channels.shape[1]):
-            out[rows, c] = surprise(channels[rows, c], references[b][c])
+        out[bins == b] = surprise(scores[bins == b], references[b])
     return out
 
 
@@ -133,12 +141,7 @@ def fit(
     scores: what fair references are made of.
     """
     history = owners_context[0]
-    bins = np.searchsorted(MATURITY, history, side="right")
-    everybody = tuple(reference(owners[:, c]) for c in range(owners.shape[1]))
-    references = tuple(
-        tuple(reference(owners[bins == b, c]) for c in range(owners.shape[1])) if (bins == b).sum() >= FEWEST else everybody
-        for b in range(len(MATURITY) + 1)
-    )
+    references = tuple(references_by_history(owners[:, c], history) for c in range(owners.shape[1]))
     e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, attacks, attacks_context[0])
     x = np.concatenate([np.c_[e_owners, context(*owners_context)], np.c_[e_attacks, context(*attacks_context)]])
     y = np.concatenate([np.zeros(len(owners)), np.ones(len(attacks))])

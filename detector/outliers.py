@@ -15,7 +15,9 @@ from detector.errors import PackError
 if TYPE_CHECKING:
     from pyod.models.iforest import IForest
 
-TREES = 200
+    Forest = IForest
+
+TREES = 100
 SAMPLE = 512
 ALLOWED = frozenset({"pyod.models.iforest.IForest", "sklearn.tree._tree.Tree"})
 

@@ -47,7 +47,7 @@ class Pack:
     population: Population
     encoder: Encoder
     fusion: Fusion | None
-    scores: Reference | None  # of owners' own sessions, for p-values
+    scores: tuple[Reference, ...] | None  # (M) of owners' own sessions by maturity, for p-values
     trusted_until: float  # sessions that ended before it are history: learnt without doubt
     trained_until: float  # newest event that training saw
     sessions: int  # how many sessions it was trained on
@@ -69,8 +69,9 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     out = {f"population.{f.name}": getattr(pack.population, f.name) for f in fields(Population)}
     out |= {f"encoder.{name}": tensor.numpy() for name, tensor in pack.encoder.state_dict().items()}
     if pack.fusion is not None and pack.scores is not None:
-        named = {"scores": pack.scores, "boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
-        named |= {f"channel.{m}.{c}": ref for m, row in enumerate(pack.fusion.channels) for c, ref in enumerate(row)}
+        named = {f"scores.{m}": ref for m, ref in enumerate(pack.scores)}
+        named |= {"boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
+        named |= {f"channel.{c}.{m}": ref for c, row in enumerate(pack.fusion.channels) for m, ref in enumerate(row)}
         for name, ref in named.items():
             out[f"reference.{name}"] = np.concatenate([[ref.count, ref.scale], ref.values])
     return out
@@ -166,10 +167,10 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
             raise PackError(f"{folder / 'boosting.skops'}: holds types that a pack never has: {sorted(found - BOOSTING_TYPES)}")
         boosting = skops.io.load(folder / "boosting.skops", trusted=sorted(found))
         names = channel_names(facets.text, (*facets.number, "volume"))
-        channels = tuple(tuple(ref(f"channel.{m}.{c}") for c in range(len(names))) for m in range(len(MATURITY) + 1))
+        channels = tuple(tuple(ref(f"channel.{c}.{m}") for m in range(len(MATURITY) + 1)) for c in range(len(names)))
         forest = outliers.load(folder / "outliers.skops")
         fusion = Fusion(channels, boosting, forest, ref("boosting"), ref("forest"), manifest["llr_shift"])
-        scores = ref("scores")
+        scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))
     kept = ("trusted_until", "trained_until", "sessions", "sessions_per_day", "seed", "report")
     return Pack(manifest["id"], facets, population, encoder, fusion, scores, **{k: manifest[k] for k in kept})
 

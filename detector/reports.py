@@ -21,6 +21,7 @@ class CycleReport:
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))  # (V,)
     ps: np.ndarray = field(default_factory=lambda: np.empty(0))  # (V,)
     scoring_lags_s: np.ndarray = field(default_factory=lambda: np.empty(0))  # (V,) now minus the session's end
+    threshold: float = 0.0  # p at which a session alarms
     alerts: Mapping[str, int] = field(default_factory=dict)  # severity -> alerts
     event_clock: float = 0.0  # newest event time seen
     duration_s: float = 0.0

@@ -16,7 +16,7 @@ import numpy as np
 
 from detector import belief, facets, fusion
 from detector.encoder import encode, measures
-from detector.evidence import channels, peer_log_likelihood
+from detector.evidence import channels, peer_log_likelihood, posterior
 from detector.pack import Pack
 from detector.profiles import Profiles, learn, lookup, put
 from detector.profiles import take as take_profiles
@@ -25,7 +25,9 @@ from detector.sessions import Sessions, assign, close_time, combine, concat, mar
 
 LOOKS = 4 ** np.arange(16)  # numbers of events at which an open session is looked at
 YOUNG, MATURE = 5, 20  # sessions known
+LOOKS_PER_SESSION = 4.0  # each look is a chance for a false alarm, so a look must be this much rarer to alarm
 UNTRAINED_P = 0.05  # without a reference nothing is rarer than this, so nothing alarms
+SILENT = -1e6  # nats: below every reference
 ROUND = 6  # decimals of what is written
 
 
@@ -114,7 +116,8 @@ def step(
     owner = np.concatenate([closing, source[len(closing) :]])  # row of the table that each task is of
     first: dict[int, Alarming] = {}
     for i in in_order:
-        if judged.verdicts[i].p <= alarm_below and not table.alerted[owner[i]]:
+        limit = alarm_below if source[i] < 0 else alarm_below / LOOKS_PER_SESSION
+        if judged.verdicts[i].p <= limit and not table.alerted[owner[i]]:
             first.setdefault(int(owner[i]), Alarming(judged.verdicts[i], bool(source[i] >= 0), judged.details[i]))
     rest = mark_alerted(table, np.array(list(first), np.int64))
     return Outcome(
@@ -168,7 +171,7 @@ def _judge_all(
     for low, high in pairwise(bounds):
         now = by_rank[low:high]
         table, mine = take(tasks, now), take_profiles(profiles, account[now])
-        opinion = judge(table, mine, embedding[now], peers[now], pack)
+        opinion = judge(table, mine, embedding[now], peers[now], pack, ~closes[now])
         for i, verdict in zip(now, verdicts_of(table, mine, opinion, pack), strict=True):
             verdicts[i] = verdict
         for s in np.flatnonzero(opinion.p <= alarm_below):
@@ -195,9 +198,20 @@ class Opinion:
     belief: np.ndarray  # (S,)
 
 
-def judge(table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, pack: Pack) -> Opinion:
-    """Judge sessions against their profiles (row by row); peers (S, F, J) from `peer_log_likelihood`."""
+def judge(
+    table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, pack: Pack, unfinished: np.ndarray
+) -> Opinion:
+    """Judge sessions against their profiles (row by row); peers (S, F, J) from `peer_log_likelihood`; unfinished (S,) bool.
+
+    That a session which goes on is shorter than usual says nothing: its volume counts only once it is above the owner's usual, and
+    its context is that of a session of usual length.
+    """
     nats = channels(table, profiles, embedding, peers, pack.population)
+    usual = np.exp(posterior(profiles.number, pack.population)[0][:, -1])  # (S,) events
+    short = unfinished & (table.events < usual)
+    for name in ("volume", "volume:extreme"):
+        nats[short, pack.channels.index(name)] = SILENT
+    events = np.where(short, usual, table.events)
     trusted = table.end < pack.trusted_until
     doubt = np.where(trusted, 0.0, profiles.doubt)
     if pack.fusion is None or pack.scores is None:
@@ -205,11 +219,11 @@ def judge(table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.
         evidence = np.c_[parts, np.zeros(len(table))]
         score = evidence.sum(axis=1)
         return Opinion(evidence, score, np.maximum(np.exp(-score), UNTRAINED_P), np.zeros(len(table)))
-    opinion = fusion.judge(pack.fusion, nats, profiles.history, table.events)
+    opinion = fusion.judge(pack.fusion, nats, profiles.history, events)
     carried = belief.carried(doubt)
     evidence = np.c_[fusion.contributions(opinion.e, opinion.strangeness), carried]
     score = opinion.strangeness + carried
-    p = np.exp(-fusion.surprise(score, pack.scores))
+    p = np.exp(-fusion.by_history(pack.scores, score, profiles.history))
     after = np.where(trusted, 0.0, belief.update(doubt, opinion.llr))
     return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), after)
 

@@ -36,11 +36,15 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of all sections: unknown keys are refused."""
 
 
-class StateSettings(Section):
+class StateSettings(Section, frozen=True):
+    """Where the daemon remembers."""
+
     folder: str = "unlike-state"  # everything the daemon remembers lives here
 
 
-class SourceSettings(Section):
+class SourceSettings(Section, frozen=True):
+    """Where events come from."""
+
     kind: Literal["file", "folder", "stdin"] = "file"
     path: str = ""
     name: str = ""  # how positions and quarantine call it; the path where it is empty
@@ -49,24 +53,32 @@ class SourceSettings(Section):
     format: Literal["auto", "jsonl", "csv", "parquet"] = "auto"
 
 
-class EventSettings(Section):
+class EventSettings(Section, frozen=True):
+    """Which events are taken."""
+
     lateness: Duration = Duration(600)  # shippers deliver out of order; what is later than this goes to quarantine
     future: Duration = Duration(300)  # clocks differ; what is further ahead than this goes to quarantine
     max_line_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 1 << 20  # longer lines are refused, not loaded
     max_attributes: Annotated[int, msgspec.Meta(ge=1)] = 128  # more on one event is a broken producer
 
 
-class SessionSettings(Section):
+class SessionSettings(Section, frozen=True):
+    """What ends a session."""
+
     gap: Duration = Duration(1800)  # silence that ends a session without a name; 30 min is the web's convention
     named_gap: Duration = Duration(7200)  # silence after which a named session is taken to be over
 
 
-class CycleSettings(Section):
+class CycleSettings(Section, frozen=True):
+    """How often, and how much at once."""
+
     every: Duration = Duration(5)  # a verdict waits at most this long
     batch_events: Annotated[int, msgspec.Meta(ge=1)] = 20_000  # memory is bounded by this
 
 
-class TrainingSettings(Section):
+class TrainingSettings(Section, frozen=True):
+    """When a pack is trained, and on how much."""
+
     every: Duration = Duration(86400)  # how often the schedule looks whether training is due; 0s: never
     growth: Annotated[float, msgspec.Meta(ge=0)] = 0.5  # due when sessions have grown by this share since the last pack
     min_sessions: Annotated[int, msgspec.Meta(ge=1)] = 300  # less teaches an encoder nothing
@@ -74,13 +86,17 @@ class TrainingSettings(Section):
     max_sessions: Annotated[int, msgspec.Meta(ge=100)] = 60_000  # the newest so many; bounds time and memory
 
 
-class HistorySettings(Section):
+class HistorySettings(Section, frozen=True):
+    """What is kept, and for how long."""
+
     keep: Duration = Duration(180 * 86400)  # long enough for monthly habits, short enough for a data protection officer
     keep_verdicts: Duration = Duration(90 * 86400)
     keep_quarantine: Duration = Duration(30 * 86400)
 
 
-class AlertSettings(Section):
+class AlertSettings(Section, frozen=True):
+    """How many alerts, and where they go."""
+
     per_day: Annotated[float, msgspec.Meta(gt=0)] = 5.0  # what a small team can look at
     file: str = "alerts.jsonl"  # in the state folder unless absolute
     log: bool = True  # one log line per alert
@@ -89,17 +105,23 @@ class AlertSettings(Section):
     retry_at_most: Duration = Duration(900)
 
 
-class MetricsSettings(Section):
+class MetricsSettings(Section, frozen=True):
+    """Where metrics are served."""
+
     listen: str = "127.0.0.1:9464"  # loopback unless told otherwise; empty: no server
     ready_after: Duration = Duration(60)  # /readyz says no when the last good cycle is older
 
 
-class LogSettings(Section):
+class LogSettings(Section, frozen=True):
+    """What is logged, and how."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"  # auto: console on a terminal, JSON otherwise
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
+    """All of it."""
+
     state: StateSettings = StateSettings()
     source: tuple[SourceSettings, ...] = ()
     events: EventSettings = EventSettings()

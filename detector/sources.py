@@ -137,7 +137,7 @@ class FileSource:
         """The file that follows a rotated one; None for the present one, which may still grow."""
         if path == self.path:
             return None
-        newer = [p for p in self._rotated() if age_order(p) > age_order(path) and p.name != f"{path.name}.gz"]
+        newer = [p for p in self._rotated() if age_order(p) > age_order(path)]
         return newer[0] if newer else self.path if self.path.is_file() and self.path.stat().st_size else None
 
     def lag_bytes(self) -> int:

@@ -185,7 +185,8 @@ def _without_constants(found: Facets, table: Sessions) -> tuple[Facets, Sessions
 def _fit_model(found: Facets, table: Sessions, account: np.ndarray, accounts: int, seed: int) -> _Model:
     """Population and encoder from the sessions of a table; account (S,) codes below `accounts`."""
     centre, pull, shape, scale = fit_numbers(with_volume(table), account, accounts)
-    population = Population(*[np.empty(0)] * 6, centre, pull, shape, scale, np.empty(0), np.empty(0))
+    none = np.empty(0)
+    population = Population(none, none, none, none, none, none, centre, pull, shape, scale, none, none)
     measured = encoder.measures(table, centre, population.spread)
     model, _ = encoder.fit(table, account, measured, seed, STEPS, take)
     embedding = encoder.encode(model, table, measured)
@@ -363,7 +364,7 @@ def _attack(
 
 def _fit_fusion(
     model: _Model, table: Sessions, account: np.ndarray, late: np.ndarray, accounts: int, seed: int
-) -> tuple[fusion.Fusion, fusion.Reference, dict[str, Any]]:
+) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], dict[str, Any]]:
     """Fusion and reference of scores from the later part of history, and what separates how well."""
     rng = np.random.default_rng(seed)
     warm = _walk(model, take(table, np.arange(late[0])), account[: late[0]], accounts)[0]
@@ -376,14 +377,14 @@ def _fit_fusion(
     both = [np.concatenate([getattr(known, f), getattr(young, f)]) for f in ("channels", "history", "events")]
     bad = [np.concatenate([getattr(taken, f), getattr(taken_young, f)]) for f in ("channels", "history", "events", "kind")]
     fitted, odds, outlier = fusion.fit(both[0], (both[1], both[2]), bad[0], (bad[1], bad[2]), seed)
-    n = len(late)
-    strangeness, llr = fusion.combine(odds[:n], outlier[:n], fitted.boosting_reference, fitted.forest_reference, fitted.llr_shift)
-    carried = belief.filtered(llr, np.unique(mine, return_inverse=True)[1])
-    scores = fusion.reference(strangeness + carried)
+    strangeness, llr = fusion.combine(odds, outlier, fitted.boosting_reference, fitted.forest_reference, fitted.llr_shift)
+    codes, n = np.unique(mine, return_inverse=True)[1], len(late)
+    carried = np.concatenate([belief.filtered(llr[:n], codes), belief.filtered(llr[n:], codes)])
+    scores = fusion.references_by_history(strangeness + carried, both[1])
     caught = fusion.judge(fitted, taken.channels, taken.history, taken.events).strangeness
-    limit = float(np.quantile(strangeness, 0.99))
+    limit = float(np.quantile(strangeness[:n], 0.99))
     by_kind = {name: round(float((caught[taken.kind == k] > limit).mean()), 3) for k, name in enumerate(attacks.KINDS)}
-    report = {"simulated_auc": round(_auc(strangeness, caught), 4), "caught_at_1_percent": by_kind}
+    report = {"simulated_auc": round(_auc(strangeness[:n], caught), 4), "caught_at_1_percent": by_kind}
     return fitted, scores, report
 
 

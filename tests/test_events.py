@@ -35,7 +35,7 @@ def event(line: bytes | dict, source: SourceSettings | None = None) -> dict[str,
 
 
 BASE = {"time": SECONDS, "user": "ann", "action": "event"}
-BAD = [
+BAD: list[tuple[str, bytes | dict]] = [
     ("not_json", b'{"user":'),
     ("not_json", b"plain words"),
     ("not_json", b'{"time":NaN,"user":"ann"}'),
@@ -241,6 +241,7 @@ def test_a_whole_number_is_a_user() -> None:
 
 def test_an_empty_session_is_none_and_a_missing_action_is_called_event() -> None:
     assert event({"session": "", "id": "", "action": None}) == BASE
+    assert event({"session": [], "id": [], "action": []}) == BASE
 
 
 def test_long_texts_are_cut_but_stay_different() -> None:

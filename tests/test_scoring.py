@@ -49,9 +49,9 @@ def by_session(verdicts: list[Verdict]) -> dict[tuple[str, float], Verdict]:
     return {(v.user, v.start): v for v in verdicts}
 
 
-@pytest.mark.parametrize("size", [1, 37, 500])
+@pytest.mark.parametrize("size", [1, 97, 500])
 def test_replay_in_any_batches_gives_the_same_verdicts_alarms_and_profiles(log: Batch, trained: Pack, size: int) -> None:
-    some = part(log, slice(0, 400 if size == 1 else len(log)))
+    some = part(log, slice(0, 60 if size == 1 else len(log)))
     expected, got = run(some, trained, 100_000), run(some, trained, size)
     assert by_session(got[0]) == by_session(expected[0])
     assert {(a.verdict.user, a.verdict.start): a for a in got[1]} == {(a.verdict.user, a.verdict.start): a for a in expected[1]}
@@ -85,7 +85,7 @@ def test_the_evidence_sums_to_the_score_and_everything_is_finite(log: Batch, tra
 
 def test_a_takeover_is_among_the_strangest_sessions(log: Batch, trained: Pack) -> None:
     verdicts = run(log, trained, 300)[0]
-    line = np.quantile([v.score for v in verdicts], 0.97)
+    line = np.quantile([v.score for v in verdicts if v.history >= 5], 0.97)
     found = [
         v for v in verdicts if (v.user, v.start) in {("u03", START + 60 * DAY + 3 * 3600), ("u05", START + 62 * DAY + 2 * 3600)}
     ]

@@ -187,6 +187,30 @@ def rotate(path: Path, compressed: bool) -> None:
     os.utime(new, ns=(0, path.parent.stat().st_mtime_ns - 10**9))
 
 
+def test_a_rotated_file_that_is_being_compressed_is_read_once(tmp_path: Path, restarts: bool) -> None:
+    path = tmp_path / "app.log"
+    read = Reader(path, restarts)
+    path.write_bytes(lines(0, 1))
+    assert read() == [0, 1]
+    path.write_bytes(lines(0, 1, 2))
+    path.rename(tmp_path / "app.log.2")
+    (tmp_path / "app.log.1").write_bytes(lines(3, 4))
+    path.write_bytes(lines(5))
+    for n in (1, 2):
+        (tmp_path / f"app.log.{n}.gz").write_bytes(gzip.compress((tmp_path / f"app.log.{n}").read_bytes())[:30])
+        os.utime(tmp_path / f"app.log.{n}", ns=(0, path.stat().st_mtime_ns - n * 10**9))
+    assert (read(), read()) == ([2, 3, 4, 5], [])
+
+
+def test_a_file_truncated_within_a_line_too_long_is_read_from_its_beginning(tmp_path: Path, restarts: bool) -> None:
+    path = tmp_path / "app.log"
+    read = Reader(path, restarts)
+    path.write_bytes(b"x" * 5000 + b"\n")
+    assert (read(), read.rejects) == ([], ["line_too_long"])
+    path.write_bytes(b"x" * 1100 + b"\n" + lines(1))
+    assert (read(), read.rejects) == ([1], ["line_too_long", "not_json"])
+
+
 def test_a_truncated_file_is_read_from_its_beginning(tmp_path: Path, restarts: bool) -> None:
     path = tmp_path / "app.log"
     read = Reader(path, restarts)
@@ -334,6 +358,15 @@ def test_a_csv_file_grows_like_any_other(tmp_path: Path, restarts: bool) -> None
         log.write(b"2,x\n")
     chunk = read.source.read(read.position, 10, NOW)
     assert (numbers([chunk]), chunk.batch.attributes["column4"][0]) == ([2], "x")
+
+
+def test_a_file_of_which_only_the_header_was_read_is_known_by_it(tmp_path: Path, restarts: bool) -> None:
+    path = tmp_path / "app.csv"
+    read = Reader(path, restarts)
+    path.write_bytes(b"time,user,n,note\n")
+    assert read() == []
+    path.write_bytes(f"n,time,user\n7,{START},ann\n".encode())
+    assert (read(), read.rejects) == ([7], [])
 
 
 def test_a_csv_header_that_is_none_is_an_error(tmp_path: Path) -> None:
