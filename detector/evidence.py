@@ -23,6 +23,7 @@ from detector.sessions import Sessions, with_volume
 
 EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
 EMBEDDING_SCALE = 10.0  # the temperature of the encoder's loss turned over: likeness / 0.1 is in nats
+DERIVED = ("pace", "volume")  # the last numbers; extremes of theirs only repeated what the bulk says
 NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
 COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)
 PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
@@ -55,7 +56,7 @@ class Population:
 
 def channel_names(text: tuple[str, ...], number: tuple[str, ...]) -> tuple[str, ...]:
     """The C channels in their order, for text facets (F) and numbers (N, volume included)."""
-    return (*text, *number, *(f"{n}:extreme" for n in number), *EMBEDDING_CHANNELS)
+    return (*text, *number, *(f"{n}:extreme" for n in number if n not in DERIVED), *EMBEDDING_CHANNELS)
 
 
 def peer_log_likelihood(table: Sessions, population: Population, facets: int) -> np.ndarray:
@@ -79,15 +80,17 @@ def vocabulary_row(table: Sessions, population: Population) -> np.ndarray:
     return np.where(population.vocabulary[at] == table.key, at, size + table.facet.astype(np.int64))
 
 
-def channels(table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, population: Population) -> np.ndarray:
+def channels(
+    table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, population: Population, number: tuple[str, ...]
+) -> np.ndarray:
     """(S, C) nats of each session against its profile (row by row), in the order of `channel_names`.
 
-    embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`.
+    embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`; number: the names of the (N) numbers but volume.
     """
     return np.concatenate(
         [
             text_channels(table, profiles, peers, population),
-            *number_channels(table, profiles, population),
+            *number_channels(table, profiles, population, [n for n, name in enumerate(number) if name not in DERIVED]),
             embedding_channels(profiles, embedding, population),
         ],
         axis=1,
@@ -150,8 +153,10 @@ def marginal(values: np.ndarray, mu: np.ndarray, kappa: np.ndarray, alpha: np.nd
     )
 
 
-def number_channels(table: Sessions, profiles: Profiles, population: Population) -> tuple[np.ndarray, np.ndarray]:
-    """Two (S, N): nats of the bulk (damped by the square root of the count), and nats of the extremes."""
+def number_channels(
+    table: Sessions, profiles: Profiles, population: Population, extremes: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(S, N) nats of the bulk (damped by the square root of the count), and nats of the extremes of the numbers `extremes`."""
     values = with_volume(table)
     n = values[:, :, 0]
     own = posterior(profiles.number, population)
@@ -160,7 +165,7 @@ def number_channels(table: Sessions, profiles: Profiles, population: Population)
     known = (n > 0) & (profiles.number[:, :, 0] > 0)
     bulk = np.where(known, ratio / np.sqrt(np.maximum(n, 1)), 0.0)
     tails = np.minimum(tail(values, *own), EXTREME_CEILING)
-    return bulk, np.where(known, tails, 0.0)
+    return bulk, np.where(known, tails, 0.0)[:, extremes]
 
 
 def tail(values: np.ndarray, mu: np.ndarray, kappa: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:

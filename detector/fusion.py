@@ -5,8 +5,8 @@
 2. boosting: gradient boosting, monotone in every e, trained on simulated takeovers; history and length of the session are context.
 3. outlier model: PyOD's isolation forest on the same e, which needs no idea of the attack.
 
-strangeness = e of the boosting's log-odds + e of the outlier score. The log-odds also feed the belief, scaled and shifted so that
-over owners' sessions the mean likelihood ratio is 1, which a likelihood ratio must have.
+strangeness = e of the boosting's log-odds + trust times e of the outlier score. The log-odds also feed the belief, scaled and
+shifted so that over owners' sessions the mean likelihood ratio is 1, which a likelihood ratio must have.
 
 Axes: S sessions, C channels, M maturity bins, Q quantiles.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import rankdata
 
 from detector import outliers
 
@@ -77,6 +78,7 @@ class Fusion:
     boosting_reference: Reference
     forest_reference: Reference
     llr_shift: float
+    trust: float  # in the outlier model, in [0, 1]: how well it separates simulated takeovers, next to the boosting
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,14 @@ def judge(fusion: Fusion, channels: np.ndarray, history: np.ndarray, events: np.
     e = calibrate(fusion.channels, channels, history)
     odds = fusion.boosting.decision_function(np.concatenate([e, context(history, events)], axis=1))
     outlier = outliers.score(fusion.forest, e)
-    return Opinion(e, *combine(odds, outlier, fusion.boosting_reference, fusion.forest_reference, fusion.llr_shift))
+    return Opinion(e, *combine(odds, outlier, fusion.boosting_reference, fusion.forest_reference, fusion.llr_shift, fusion.trust))
 
 
 def combine(
-    odds: np.ndarray, outlier: np.ndarray, boosting: Reference, forest: Reference, llr_shift: float
+    odds: np.ndarray, outlier: np.ndarray, boosting: Reference, forest: Reference, llr_shift: float, trust: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(S,) strangeness and (S,) log-likelihood ratio from the two opinions."""
-    return surprise(odds, boosting) + surprise(outlier, forest), np.clip(llr_shift + LLR_SLOPE * odds, LLR_LOW, LLR_HIGH)
+    return surprise(odds, boosting) + trust * surprise(outlier, forest), np.clip(llr_shift + LLR_SLOPE * odds, LLR_LOW, LLR_HIGH)
 
 
 def fit(
@@ -156,7 +158,11 @@ def fit(
     own = odds[: len(owners)]
     shift = -float(np.log(np.mean(np.exp(np.clip(LLR_SLOPE * own, LLR_LOW - 1, LLR_HIGH + 2)))))
     boosting = _boosting(owners.shape[1], seed).fit(x, y, weight)
-    return Fusion(references, boosting, forest, reference(own), reference(outlier), shift), own, outlier
+    gains = [
+        auc(x[: len(owners)], x[len(owners) :]) - 0.5 for x in (np.concatenate([outlier, outliers.score(forest, e_attacks)]), odds)
+    ]
+    trust = float(np.clip(gains[0] / max(gains[1], 1e-3), 0, 1))
+    return Fusion(references, boosting, forest, reference(own), reference(outlier), shift, trust), own, outlier
 
 
 def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:
@@ -172,6 +178,12 @@ def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:
         early_stopping=False,
         random_state=seed,
     )
+
+
+def auc(owners: np.ndarray, thieves: np.ndarray) -> float:
+    """Area under the ROC curve (Mann-Whitney), ties shared."""
+    rank = rankdata(np.concatenate([owners, thieves]))[len(owners) :].sum()
+    return float((rank - len(thieves) * (len(thieves) + 1) / 2) / (len(thieves) * len(owners)))
 
 
 def contributions(e: np.ndarray, strangeness: np.ndarray) -> np.ndarray:

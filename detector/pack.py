@@ -86,6 +86,7 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "log_scale": list(pack.facets.log_scale),
         "pair_of": pack.facets.pair_of,
         "llr_shift": None if pack.fusion is None else pack.fusion.llr_shift,
+        "trust": None if pack.fusion is None else pack.fusion.trust,
         "trusted_until": pack.trusted_until,
         "trained_until": pack.trained_until,
         "sessions": pack.sessions,
@@ -169,7 +170,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
         names = channel_names(facets.text, (*facets.number, "volume"))
         channels = tuple(tuple(ref(f"channel.{c}.{m}") for m in range(len(MATURITY) + 1)) for c in range(len(names)))
         forest = outliers.load(folder / "outliers.skops")
-        fusion = Fusion(channels, boosting, forest, ref("boosting"), ref("forest"), manifest["llr_shift"])
+        fusion = Fusion(channels, boosting, forest, ref("boosting"), ref("forest"), manifest["llr_shift"], manifest["trust"])
         scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))
     kept = ("trusted_until", "trained_until", "sessions", "sessions_per_day", "seed", "report")
     return Pack(manifest["id"], facets, population, encoder, fusion, scores, **{k: manifest[k] for k in kept})

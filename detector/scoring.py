@@ -206,11 +206,10 @@ def judge(
     That a session which goes on is shorter than usual says nothing: its volume counts only once it is above the owner's usual, and
     its context is that of a session of usual length.
     """
-    nats = channels(table, profiles, embedding, peers, pack.population)
+    nats = channels(table, profiles, embedding, peers, pack.population, pack.facets.number)
     usual = np.exp(posterior(profiles.number, pack.population)[0][:, -1])  # (S,) events
     short = unfinished & (table.events < usual)
-    for name in ("volume", "volume:extreme"):
-        nats[short, pack.channels.index(name)] = SILENT
+    nats[short, pack.channels.index("volume")] = SILENT
     events = np.where(short, usual, table.events)
     trusted = table.end < pack.trusted_until
     doubt = np.where(trusted, 0.0, profiles.doubt)

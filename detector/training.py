@@ -332,7 +332,7 @@ def _walk(
         some, mine = take(table, now), take_profiles(profiles, account[now])
         peers = peer_log_likelihood(some, model.population, model.shape.facets)
         if judged:
-            own.append((now, channels(some, mine, embedding[now], peers, model.population), mine.history))
+            own.append((now, channels(some, mine, embedding[now], peers, model.population, model.facets.number), mine.history))
         if attacks_rng is not None:
             taken += [_attack(model, table, account, now, mine, some, attacks_rng) for _ in range(ATTACKS_PER_SESSION)]
         put(profiles, account[now], learn(mine, some, np.ones(len(now)), embedding[now], peers.sum(axis=1)))
@@ -358,7 +358,8 @@ def _attack(
     stolen, mine = take(stolen, valid), take_profiles(mine, valid)
     measured = encoder.measures(stolen, model.population.centre, model.population.spread)
     peers = peer_log_likelihood(stolen, model.population, model.shape.facets)
-    nats = channels(stolen, mine, encoder.encode(model.model, stolen, measured), peers, model.population)
+    embedding = encoder.encode(model.model, stolen, measured)
+    nats = channels(stolen, mine, embedding, peers, model.population, model.facets.number)
     return nats, mine.history, stolen.events, kind[valid]
 
 
@@ -377,23 +378,21 @@ def _fit_fusion(
     both = [np.concatenate([getattr(known, f), getattr(young, f)]) for f in ("channels", "history", "events")]
     bad = [np.concatenate([getattr(taken, f), getattr(taken_young, f)]) for f in ("channels", "history", "events", "kind")]
     fitted, odds, outlier = fusion.fit(both[0], (both[1], both[2]), bad[0], (bad[1], bad[2]), seed)
-    strangeness, llr = fusion.combine(odds, outlier, fitted.boosting_reference, fitted.forest_reference, fitted.llr_shift)
+    strangeness, llr = fusion.combine(
+        odds, outlier, fitted.boosting_reference, fitted.forest_reference, fitted.llr_shift, fitted.trust
+    )
     codes, n = np.unique(mine, return_inverse=True)[1], len(late)
     carried = np.concatenate([belief.filtered(llr[:n], codes), belief.filtered(llr[n:], codes)])
     scores = fusion.references_by_history(strangeness + carried, both[1])
     caught = fusion.judge(fitted, taken.channels, taken.history, taken.events).strangeness
     limit = float(np.quantile(strangeness[:n], 0.99))
     by_kind = {name: round(float((caught[taken.kind == k] > limit).mean()), 3) for k, name in enumerate(attacks.KINDS)}
-    report = {"simulated_auc": round(_auc(strangeness[:n], caught), 4), "caught_at_1_percent": by_kind}
+    report = {
+        "trust_in_outliers": round(fitted.trust, 3),
+        "simulated_auc": round(fusion.auc(strangeness[:n], caught), 4),
+        "caught_at_1_percent": by_kind,
+    }
     return fitted, scores, report
-
-
-def _auc(owners: np.ndarray, thieves: np.ndarray) -> float:
-    """Area under the ROC curve (Mann-Whitney), ties shared."""
-    from scipy.stats import rankdata
-
-    rank = rankdata(np.concatenate([owners, thieves]))[len(owners) :].sum()
-    return float((rank - len(thieves) * (len(thieves) + 1) / 2) / (len(thieves) * len(owners)))
 
 
 def worse(new: Pack, old: Pack | None, tolerance: float = 0.02) -> str | None:
