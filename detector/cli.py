@@ -1,4 +1,4 @@
-"""The command `unlike`: results on stdout, messages on stderr; exit codes: 0 done, 1 the work failed, 2 wrong command or settings."""
+"""The command `unlike`: results on stdout, messages on stderr; exits 0: done, 1: the work failed, 2: wrong command or settings."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from detector.profiles import take as take_profiles
 from detector.records import Batch, Verdict
 from detector.sessions import Sessions, assign, close_time, combine, concat, mark_alerted, take
 
-LOOKS = 4 ** np.arange(16)  # numbers of events at which an open session is looked at
+LOOKS = 4 ** np.arange(1, 16)  # events at which an open session is looked at; one event alone looked strange too often
 YOUNG, MATURE = 5, 20  # sessions known
 LOOKS_PER_SESSION = 4.0  # each look is a chance for a false alarm, so a look must be this much rarer to alarm
 UNTRAINED_P = 0.05  # without a reference nothing is rarer than this, so nothing alarms
@@ -117,6 +117,8 @@ def step(
     first: dict[int, Alarming] = {}
     for i in in_order:
         limit = alarm_below if source[i] < 0 else alarm_below / LOOKS_PER_SESSION
+        if judged.verdicts[i].end < pack.trusted_until:
+            continue  # history, taken to be clean
         if judged.verdicts[i].p <= limit and not table.alerted[owner[i]]:
             first.setdefault(int(owner[i]), Alarming(judged.verdicts[i], bool(source[i] >= 0), judged.details[i]))
     rest = mark_alerted(table, np.array(list(first), np.int64))

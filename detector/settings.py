@@ -176,3 +176,29 @@ def _decode(kind: type, value: object) -> object:
             raise ValueError(f"expected a duration with its unit, such as '30m' or '2h', got {value!r}")
         return duration(value)
     raise TypeError(f"no rule to decode {kind}")
+
+
+def written(value: object) -> str:
+    """A default as TOML writes it."""
+    if isinstance(value, Duration):
+        unit = max((u for u in UNITS if u != "w" and value % UNITS[u] == 0), key=UNITS.__getitem__) if value else "s"
+        return f'"{value / UNITS[unit]:g}{unit}"'
+    return msgspec.json.encode(value).decode()
+
+
+def settings_table() -> str:
+    """Markdown: every key with its default, for README."""
+    rows = ["| key | default |", "|---|---|", *(f"| `{key}` | `{written(value)}` |" for key, value in all_settings())]
+    return "\n".join(rows)
+
+
+def all_settings() -> list[tuple[str, object]]:
+    """Every key with its default, sources as `source.key` (they repeat: one `[[source]]` each)."""
+    out: list[tuple[str, object]] = []
+    for section in msgspec.structs.fields(Settings):
+        default = SourceSettings() if section.name == "source" else getattr(Settings(), section.name)
+        if isinstance(default, Section):
+            out += [(f"{section.name}.{f.name}", getattr(default, f.name)) for f in msgspec.structs.fields(type(default))]
+        else:
+            out.append((section.name, default))
+    return out
