@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alerts.explanations import harmless, nats_of, shown_score
+from detector.lines import seconds
 
 PLAIN_WIDTH = 120  # columns where no terminal says how many
 BAR_WIDTH = 24  # characters of the longest bar
@@ -123,8 +124,9 @@ def main_reason(alert: Mapping[str, Any]) -> str:
     return str(accusing[0]["text"] if accusing else alert["summary"])
 
 
-def when(time: float) -> str:
-    """UTC to the minute, from seconds since 1970."""
+def when(time: float | str) -> str:
+    """UTC to the minute, from seconds since 1970 or from RFC 3339."""
+    time = seconds(time) if isinstance(time, str) else time
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M}"
 
 

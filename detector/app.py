@@ -143,7 +143,8 @@ class Daemon:
         """Go over to the installed pack where it is another than the state was made with."""
         folder = packs_folder(self.settings)
         wanted = pack.installed(folder)
-        if self.engine.pack is not None and wanted and wanted != self.engine.state.pack:
+        current = self.engine.pack.id if self.engine.pack is not None else ""
+        if wanted and (wanted != current or self.engine.state.pack not in ("", wanted)):
             new = pack.load(folder / wanted)
             if self.engine.state.counters.get("events", 0):
                 self.log.info("going over to another pack", pack=wanted, before=self.engine.state.pack)

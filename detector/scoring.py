@@ -272,7 +272,7 @@ def details_of(table: Sessions, profiles: Profiles, s: int, pack: Pack) -> dict[
         held = profiles.facet[s] == f
         held &= profiles.weight[s] > 0
         best = np.flatnonzero(held)[np.argsort(-profiles.weight[s][held], kind="stable")[:3]]
-        usual = [[_text_of(pack, profiles.key[s, k]), round(float(profiles.weight[s, k]) ** 2)] for k in best]
+        usual = [[_text_of(pack, profiles.key[s, k]), round(float(profiles.weight[s, k]))] for k in best]
         last = float(seen_day[strangest]) * 86400
         out[name] = {
             "seen": str(table.text[low:high][strangest]),

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import msgspec
 
 from detector.errors import StoreBusyError, StoreDamagedError, StoreError
+from detector.lines import alert_line, verdict_line
 from detector.records import Alert, Changes, OutboxItem, Reject, Verdict
 
 HISTORY_BUCKETS = (0, 1, 5, 20, 100)  # accounts are counted by the sessions known of them; each bucket starts here
@@ -132,8 +133,8 @@ class Store(Protocol):
 
 
 def body_of(record: Alert | Verdict) -> bytes:
-    """The JSON of an alert or verdict: fields in the order of their declaration, keys of mappings sorted; raises TypeError."""
-    return msgspec.json.encode(record, order="deterministic")
+    """The JSON of an alert or verdict; raises TypeError."""
+    return alert_line(record) if isinstance(record, Alert) else verdict_line(record)
 
 
 class MemoryStore:
