@@ -35,7 +35,9 @@ def learnt(table: Sessions, trained: Pack, times: int = 1) -> profiles.Profiles:
 def channels_of(table: Sessions, known: profiles.Profiles, trained: Pack) -> np.ndarray:
     measured = encoder.measures(table, trained.population.centre, trained.population.spread)
     peers = evidence.peer_log_likelihood(table, trained.population, trained.shape.facets)
-    return evidence.channels(table, known, encoder.encode(trained.encoder, table, measured), peers, trained.population, trained.facets.number)
+    return evidence.channels(
+        table, known, encoder.encode(trained.encoder, table, measured), peers, trained.population, trained.facets.number
+    )
 
 
 def test_a_profile_goes_to_bytes_and_back_bit_for_bit(trained: Pack, history: Sessions) -> None:
