@@ -71,12 +71,9 @@ def _tell_events(settings: Settings, batch: Batch, tell: Callable[[str], None]) 
     named = int(sum(s is not None for s in batch.session))
     rules = settings.session
     sessions = len(assign(batch, empty(0), rules.gap, rules.named_gap).continues)
-    tell(
-        f"events: {len(batch):,} of {len(set(batch.user)):,} accounts, {rfc3339(batch.time[order[0]])} to {rfc3339(batch.time[order[-1]])}"
-    )
-    tell(
-        f"sessions: {sessions:,}; {named / len(batch):.0%} of the events name theirs, others end after {rules.gap:g} s of silence"
-    )
+    first, last = rfc3339(batch.time[order[0]]), rfc3339(batch.time[order[-1]])
+    tell(f"events: {len(batch):,} of {len(set(batch.user)):,} accounts, {first} to {last}")
+    tell(f"sessions: {sessions:,}; {named / len(batch):.0%} of the events name theirs, others end after {rules.gap:g} s of silence")
     if disorder:
         tell(
             f"late: {disorder:,} events are later than events.lateness ({settings.events.lateness:g} s) and would go to quarantine"

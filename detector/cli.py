@@ -172,16 +172,21 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    import msgspec
+
     from detector import history, pack, training
     from detector.app import packs_folder
+    from detector.belief import CALM
     from detector.cycle import select
     from detector.errors import PackError
+    from detector.lines import seconds
     from detector.settings import SourceSettings
     from detector.sources import read_all
     from detector.stores import SqliteStore
 
     settings = _settings(options)
     until = _time(options.until, "--until") if options.until else float("inf")
+    doubtful: set[tuple[str, float]] = set()
     if options.events:
         fields = settings.source[0] if settings.source else SourceSettings()
         chunks = read_all(options.events, fields, settings.events, settings.cycle.batch_events, time.time())
@@ -189,6 +194,8 @@ def _train(options: argparse.Namespace) -> int:
     else:
         store = SqliteStore.reader(settings.state.folder)
         batches = list(history.read(store, Path(settings.state.folder), until=until))
+        judged = [msgspec.json.decode(body) for body in store.verdicts(float("-inf"), until)]
+        doubtful = {(v["user"], seconds(v["start"])) for v in judged if v["belief"] >= CALM}
         store.close()
     batches = [select(b, b.time < until) for b in batches]
     folder = packs_folder(settings)
@@ -201,7 +208,7 @@ def _train(options: argparse.Namespace) -> int:
             say(f"unlike: the present pack is not readable and is not compared with: {error}")
     trusted = old.trusted_until if old is not None else until if options.until else None
     new = training.train(
-        history.concat(batches), settings.attributes, settings.session, settings.training, settings.seed, trusted_until=trusted
+        history.concat(batches), settings.attributes, settings.session, settings.training, settings.seed, trusted, doubtful
     )
     folder.mkdir(parents=True, exist_ok=True)
     pack.save(new, folder)

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from detector import training
+from detector.belief import CALM
 from detector.cycle import Engine, move, select
 from detector.errors import TrainingError
 from detector.history import concat
@@ -84,8 +85,12 @@ def replay(
     retrain = settings.training.every > 0 and settings.training.growth > 0
     packs, told, alerts = [pack.id], 0, 0
 
+    doubtful: set[tuple[str, float]] = set()
+
     def take_verdict(verdict: Verdict) -> None:
         nonlocal told
+        if verdict.belief >= CALM:
+            doubtful.add((verdict.user, verdict.start))
         if verdict.end >= train_until:
             told += 1
             on_verdict(verdict)
@@ -108,7 +113,7 @@ def replay(
                 checked = newest
                 if engine.state.counters["verdicts"] >= (1 + settings.training.growth) * sessions:
                     sessions = engine.state.counters["verdicts"]
-                    pack = _retrained(past, settings, pack)
+                    pack = _retrained(past, settings, pack, doubtful)
                     if pack.id != packs[-1]:
                         packs.append(pack.id)
                         move(engine, pack, past)
@@ -123,10 +128,10 @@ def _together(first: list[Chunk], rest: Iterator[Chunk]) -> Iterator[Chunk]:
     yield from rest
 
 
-def _retrained(past: list[Batch], settings: Settings, old: Pack) -> Pack:
+def _retrained(past: list[Batch], settings: Settings, old: Pack, doubtful: set[tuple[str, float]]) -> Pack:
     """A new pack from everything so far, or the old one if the new one is worse."""
     new = training.train(
-        concat(past), settings.attributes, settings.session, settings.training, settings.seed, trusted_until=old.trusted_until
+        concat(past), settings.attributes, settings.session, settings.training, settings.seed, old.trusted_until, doubtful
     )
     return old if training.worse(new, old) else new
 

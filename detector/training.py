@@ -10,7 +10,7 @@ Axes: S sessions, C channels, A accounts, J peers, F text facets, N numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -92,16 +92,20 @@ def train(
     limits: TrainingSettings,
     seed: int,
     trusted_until: float | None = None,
+    doubtful: Collection[tuple[str, float]] = (),
 ) -> Pack:
     """A pack from a history of events in the order of their arrival. Raises TrainingError where there is too little.
 
-    trusted_until: sessions that ended before it are learnt without doubt; the end of this history where None.
+    trusted_until: sessions that ended before it are learnt without doubt; the end of this history where None. doubtful: (user,
+    start) of sessions that were not calm: they teach nothing.
     """
     if not len(batch):
         raise TrainingError(f"no events to learn from; {limits.min_sessions} sessions of {limits.min_accounts} accounts are needed")
     found = find_facets(batch, kinds)
     table = sessions_of(batch, found, rules)
     found, table = _without_constants(found, table)
+    if doubtful:
+        table = take(table, np.flatnonzero([pair not in doubtful for pair in zip(table.user, table.start.tolist(), strict=True)]))
     table = take(table, np.arange(max(0, len(table) - limits.max_sessions), len(table)))
     users, account = np.unique(table.user.astype(str), return_inverse=True)
     several = int((np.bincount(account) >= 2).sum())
