@@ -32,6 +32,7 @@ EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     options = parser().parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # sessions are judged in small groups: more threads only wait for each other
     try:
         return int(options.work(options) or 0)
     except SettingsError as error:

@@ -314,11 +314,11 @@ def with_open(changes: Changes, table: Sessions, before: Mapping[str, bytes], ru
 
 def alerts_of(alarming: Sequence[scoring.Alarming], policy: Policy, time: float) -> list[Alert]:
     """The alerts for sessions that alarm; `time` is the event clock, and an alert is not older than its session's newest event."""
+    details = {id(one.verdict): one.details for one in alarming}
     out: list[Alert] = []
     for one in alarming:
         moment = min(one.verdict.end, time) if time > NOTHING_SEEN else one.verdict.end
-        details = dict(one.details)
-        out += raise_alerts([one.verdict], policy, moment, still_open=one.open, describe=lambda _, known=details: known)
+        out += raise_alerts([one.verdict], policy, moment, still_open=one.open, describe=lambda v: details[id(v)])
     return out
 
 
