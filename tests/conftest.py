@@ -9,7 +9,6 @@ from detector.pack import Pack
 from detector.settings import SessionSettings, TrainingSettings
 from tests.logs import batch_of, rows_of_people
 
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the command does
 
 

@@ -1,0 +1,98 @@
+"""Jobs of the daemon that run seldom, called by hand; drift; logging."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector import pack
+from detector.app import Daemon, packs_folder, unlike_command
+from detector.drift import FEWEST, drift_of
+from detector.lines import rfc3339
+from detector.pack import Pack
+from detector.settings import load
+from tests.logs import DAY, START, rows_of_people
+
+NOW = START + 60 * DAY
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, trained: Pack) -> Iterator[Daemon]:
+    log = tmp_path / "log.jsonl"
+    rows = [r | {"time": rfc3339(float(str(r["time"])) + 15 * DAY)} for r in rows_of_people(14, 40)]
+    log.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "u.toml").write_text(
+        f'[[source]]\npath = "{log}"\n[state]\nfolder = "{tmp_path / "state"}"\n[metrics]\nlisten = ""\n'
+    )
+    settings = load(tmp_path / "u.toml", ["history.keep=10d", "history.keep_verdicts=5d", "log.format=json"], {})
+    packs_folder(settings).mkdir(parents=True)
+    pack.save(trained, packs_folder(settings))
+    pack.install(packs_folder(settings), trained.id)
+    daemon = Daemon(settings, lambda: settings, unlike_command(), clock=lambda: NOW)
+    yield daemon
+    daemon.shut()
+
+
+def test_retention_keeps_what_the_settings_say_and_no_more(daemon: Daemon) -> None:
+    daemon.cycle()
+    history = Path(daemon.settings.state.folder) / "history"
+    daemon.retain()
+    days = sorted(p.name for p in history.glob("day=*"))
+    assert days
+    assert days[0] >= f"day={rfc3339(daemon.engine.state.newest - 11 * DAY)[:10]}"
+    daemon.clock = lambda: NOW + 6 * DAY
+    daemon.retain()
+    assert not list(daemon.store.verdicts(-np.inf, np.inf))
+
+
+def test_the_drift_job_compares_the_last_days_p_values(daemon: Daemon) -> None:
+    daemon.cycle()
+    daemon.drift()
+    assert daemon.metrics.registry.get_sample_value("unlike_p_value_drift") is not None
+
+
+def test_a_cycle_that_fails_is_counted_and_the_next_one_goes_on_from_what_is_stored(daemon: Daemon) -> None:
+    daemon.cycle()
+    events = daemon.engine.state.counters["events"]
+    daemon._restore()
+    daemon.cycle()
+    assert daemon.engine.state.counters["events"] == events
+
+
+def test_another_installed_pack_is_followed(daemon: Daemon, trained: Pack) -> None:
+    daemon.cycle()
+    folder = packs_folder(daemon.settings)
+    other = folder / "copy"
+    other.mkdir()
+    for file in (folder / trained.id).iterdir():
+        (other / file.name).write_bytes(file.read_bytes().replace(f'"id": "{trained.id}"'.encode(), b'"id": "copy"'))
+    pack.install(folder, "copy")
+    daemon.cycle()
+    assert daemon.engine.state.pack == "copy"
+    assert daemon.store.counts().accounts == 14
+
+
+def test_uniform_p_values_are_no_drift_and_shifted_ones_are() -> None:
+    rng = np.random.default_rng(0)
+    assert not drift_of(rng.random(2000).tolist()).alarming
+    assert drift_of((rng.random(2000) ** 2).tolist()).alarming
+    assert drift_of([0.0] * (FEWEST - 1)).distance == 0
+
+
+def test_a_hostile_value_cannot_forge_a_log_line_and_libraries_are_heard() -> None:
+    code = (
+        "import logging, structlog; from detector.logs import configure; configure('info', 'json');"
+        "structlog.get_logger().info('seen', user='a\\n{\"event\": \"forged\"}\\x1b[31m\\u202e');"
+        "logging.getLogger('apscheduler').warning('job %s late', 'x'); structlog.get_logger().debug('hidden')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["seen", "job x late"]
+    assert not {"\n", "\x1b", "\u202e"} & set(lines[0]["user"])
+    assert done.stdout == ""
