@@ -11,6 +11,8 @@ import numpy as np
 from scipy.special import expit, logit
 
 ENTRY = 0.01
+NEW = 5  # sessions known
+PATIENCE = 40  # sessions
 STAY = 0.8
 CARRY = 0.5
 CALM = 0.1  # belief; learning every session in proportion to 1 - belief let takeovers in and lost 3 points of cost on commands
@@ -26,14 +28,23 @@ def update(doubt: np.ndarray, llr: np.ndarray) -> np.ndarray:
     return expit(logit(prior(doubt)) + llr)
 
 
+def confident(llr: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """(S,) log-likelihood ratios, smaller where little is known of the account."""
+    return llr * history / (history + NEW)
+
+
 def carried(doubt: np.ndarray) -> np.ndarray:
     """(S,) nats that earlier sessions add to a session's score; 0 for an account without doubt."""
     return CARRY * np.maximum(logit(prior(doubt)) - logit(prior(np.zeros_like(doubt))), 0)
 
 
-def lesson(belief: np.ndarray) -> np.ndarray:
-    """(S,) weight with which a session is learnt: calm ones whole, others not at all."""
-    return np.where(belief < CALM, 1.0, 0.0)
+def lesson(belief: np.ndarray, history: np.ndarray, unlearnt: np.ndarray) -> np.ndarray:
+    """(S,) weight with which a session is learnt: calm ones whole, others not at all.
+
+    A new account learns everything, since nothing can be told from it yet. After PATIENCE sessions in a row that taught nothing it
+    learns again: an owner whose habits have changed would stay locked out for ever, a thief has been on the list for long.
+    """
+    return np.where((belief < CALM) | (history < NEW) | (unlearnt >= PATIENCE), 1.0, 0.0)
 
 
 def filtered(llr: np.ndarray, account: np.ndarray) -> np.ndarray:

@@ -68,6 +68,11 @@ def scaled(values: np.ndarray, log_scale: bool) -> np.ndarray:
     return np.sign(values) * np.log1p(np.abs(values)) if log_scale else values
 
 
+def unscaled(values: np.ndarray, log_scale: bool) -> np.ndarray:
+    """The inverse of `scaled`."""
+    return np.sign(values) * np.expm1(np.abs(values)) if log_scale else values
+
+
 def observe(batch: Batch, assignment: Assignment, open_parts: Sessions, facets: Facets) -> tuple[Occurrences, np.ndarray]:
     """The facets of each event: loose token occurrences, and (E, N) numbers (nan: absent)."""
     events = len(batch)

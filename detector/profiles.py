@@ -36,6 +36,7 @@ class Profiles:
     history: np.ndarray  # (A,) int64, sessions known
     last: np.ndarray  # (A,) float64, end of the newest session; NEVER
     doubt: np.ndarray  # (A,) float64, belief: probability that the account is in somebody else's hands
+    unlearnt: np.ndarray  # (A,) int64, sessions in a row that were too doubtful to be learnt
 
     def __len__(self) -> int:
         return len(self.history)
@@ -67,6 +68,7 @@ def blank(accounts: int, shape: Shape, doubt: float) -> Profiles:
         history=np.zeros(accounts, np.int64),
         last=np.full(accounts, NEVER),
         doubt=np.full(accounts, doubt),
+        unlearnt=np.zeros(accounts, np.int64),
     )
 
 

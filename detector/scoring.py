@@ -181,11 +181,13 @@ def _judge_all(
         last = closes[now]
         if last.any():
             rows = account[now][last]
-            weight = np.where(table.end < pack.trusted_until, 1.0, belief.lesson(opinion.belief))[last]
+            taught = belief.lesson(opinion.belief, mine.history, mine.unlearnt)
+            weight = np.where(table.end < pack.trusted_until, 1.0, taught)[last]
             new = learn(
                 take_profiles(mine, last), take(table, np.flatnonzero(last)), weight, embedding[now][last], peers[now][last].sum(1)
             )
-            put(profiles, rows, replace(new, doubt=opinion.belief[last]))
+            unlearnt = np.where(opinion.belief[last] < belief.CALM, 0, mine.unlearnt[last] + 1)
+            put(profiles, rows, replace(new, doubt=opinion.belief[last], unlearnt=unlearnt))
             changed[rows] = True
     return _Judged([v for v in verdicts if v is not None], details, profiles, changed)
 
@@ -225,7 +227,7 @@ def judge(
     evidence = np.c_[fusion.contributions(opinion.e, opinion.strangeness), carried]
     score = opinion.strangeness + carried
     p = np.exp(-fusion.by_history(pack.scores, score, profiles.history))
-    after = np.where(trusted, 0.0, belief.update(doubt, opinion.llr))
+    after = np.where(trusted, 0.0, belief.update(doubt, belief.confident(opinion.llr, profiles.history)))
     return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), after)
 
 
@@ -279,6 +281,14 @@ def details_of(table: Sessions, profiles: Profiles, s: int, pack: Pack) -> dict[
             "usual": usual,
             "last_seen": last if counted[strangest] > 0 else None,
         }
+    for n, name in enumerate(pack.facets.number):
+        known, (count, total, squares) = table.numbers[s, n], profiles.number[s, n]
+        if count > 0 and known[0] > 0:
+            mean = total / count
+            deviation = np.sqrt(max(squares / count - mean**2, 0.0))
+            farthest = known[4] if known[4] - mean >= mean - known[3] else known[3]
+            seen, usual, above = facets.unscaled(np.array([farthest, mean, mean + deviation]), pack.facets.log_scale[n])
+            out[name] = {"seen": float(seen), "usual_mean": float(usual), "usual_sd": float(above - usual)}
     return out
 
 

@@ -386,6 +386,7 @@ def _fit_fusion(
         odds, outlier, fitted.boosting_reference, fitted.forest_reference, fitted.llr_shift, fitted.trust
     )
     codes, n = np.unique(mine, return_inverse=True)[1], len(late)
+    llr = belief.confident(llr, both[1])
     carried = np.concatenate([belief.filtered(llr[:n], codes), belief.filtered(llr[n:], codes)])
     scores = fusion.references_by_history(strangeness + carried, both[1])
     caught = fusion.judge(fitted, taken.channels, taken.history, taken.events).strangeness
