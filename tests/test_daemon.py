@@ -22,7 +22,7 @@ from tests.servers import free_port, get, prometheus, query, until
 
 UNLIKE = [sys.executable, "-m", "detector.cli"]
 LEARN_UNTIL = START + 30 * DAY
-KILLS = int(os.environ.get("UNLIKE_KILLS", "6"))  # the bench runs the same with more
+KILLS = int(os.environ.get("KILLS_OF_THE_DAEMON", "6"))  # the bench runs the same with more
 
 
 def log_lines() -> list[bytes]:

@@ -7,6 +7,6 @@ from pathlib import Path
 import pytest
 
 if __name__ == "__main__":
-    os.environ["UNLIKE_KILLS"] = "50"
+    os.environ["KILLS_OF_THE_DAEMON"] = "50"
     test = "test_nothing_is_lost_or_doubled_by_kills_at_random_moments"
     sys.exit(pytest.main(["-v", "--timeout=1200", f"{Path(__file__).parents[1] / 'test_daemon.py'}::{test}"]))
