@@ -9,7 +9,8 @@ from typing import Any
 
 from alerts.explanations import harmless
 
-FIELD_LIMIT = 2000  # characters of one value
+FIELD_LIMIT = 2000  # characters of one value, or of one line of a traceback
+TRACEBACK_LINES = 40  # the last ones: they name the error
 
 
 def configure(level: str, form: str) -> None:
@@ -23,7 +24,10 @@ def configure(level: str, form: str) -> None:
         structlog.processors.format_exc_info,
         made_harmless,
     ]
-    last: Any = structlog.dev.ConsoleRenderer(colors=True) if readable else structlog.processors.JSONRenderer(sort_keys=False)
+    last: Any = structlog.processors.JSONRenderer(sort_keys=False)
+    if readable:
+        plain = structlog.dev.plain_traceback
+        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
     number = getattr(logging, level.upper())
     structlog.configure(
         processors=[*shared, last],
@@ -39,7 +43,15 @@ def configure(level: str, form: str) -> None:
 
 def made_harmless(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """No value can forge a line, turn text around or write to the terminal."""
-    return {key: harmless(value, FIELD_LIMIT) if isinstance(value, str) else value for key, value in event.items()}
+    safe = {key: harmless(value, FIELD_LIMIT) if isinstance(value, str) else value for key, value in event.items()}
+    if isinstance(event.get("exception"), str):
+        safe["exception"] = _indented(event["exception"])
+    return safe
+
+
+def _indented(traceback: str) -> str:
+    """Each line harmless; its indentation keeps an error's text from passing for a line of the log."""
+    return "\n".join("    " + harmless(line, FIELD_LIMIT) for line in traceback.splitlines()[-TRACEBACK_LINES:])
 
 
 class _Forward(logging.Handler):
@@ -48,7 +60,8 @@ class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         import structlog
 
-        message = record.getMessage()
-        if record.exc_info and record.exc_info[1] is not None:
-            message += f": {record.exc_info[1]!r}"
-        structlog.get_logger().log(record.levelno, message, logger=record.name)
+        raised = record.exc_info if record.exc_info and record.exc_info[1] is not None else None
+        try:
+            structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, exc_info=raised)
+        except Exception:  # as every handler does: a record that cannot be written is no error of its writer
+            self.handleError(record)

@@ -1,6 +1,7 @@
 """Metrics listen: reports in, Prometheus metrics out. Nothing here names an account, an address or a session.
 
-Counters start at 0 with the process, as Prometheus expects; gauges come from the store and are right after a restart.
+Counters and histograms start at 0 with the process, as Prometheus expects. Gauges of the store and of the pack are right after the
+first cycle; those of drift, of the last training and of when the pack was gone over to tell of this process only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
 from detector import __version__
+from detector.events import REASONS
 from detector.reports import CycleReport
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from detector.pack import Pack
     from detector.stores import Counts
 
-LAG_S = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 86400)
+LAG_S = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 14400, 86400)
 DURATION_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 SCORES = (1, 2, 3, 4, 6, 8, 10, 12, 15, 20, 30)
 PS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
@@ -74,9 +76,9 @@ class Metrics:
         self.trainings = counter("trainings", "Trainings, by how they ended", "outcome")
         self.training_duration = gauge("training_duration_seconds", "Time the last training took")
         self.drift_distance = gauge("p_value_drift", "Distance of the last day's p-values from uniform (Kolmogorov-Smirnov)")
-        self.job_misses = counter("job_misses", "Runs skipped because the one before still ran", "job")
-        self.job_failures = counter("job_failures", "Runs that raised an error", "job")
-        self.job_hangs = counter("job_hangs", "Runs stopped because they took too long", "job")
+        self.job_misses = counter("job_misses", "Runs skipped because the one before still ran", "task")
+        self.job_failures = counter("job_failures", "Runs that raised an error", "task")
+        self.job_hangs = counter("job_hangs", "Runs stopped because they took too long", "task")
         self.reloads = counter("settings_reloads", "SIGHUPs, by whether the settings were taken", "outcome")
         self.alert_budget = gauge("alert_budget_per_day", "Alerts a day that the settings allow")
         Info("unlike_build", "This program", registry=registry).info({"version": __version__})
@@ -85,11 +87,13 @@ class Metrics:
             (self.job_misses, JOBS),
             (self.job_failures, JOBS),
             (self.job_hangs, JOBS),
+            (self.rejected, sorted(REASONS)),
+            (self.deliveries, ("sent", "retried", "dead")),
+            (self.trainings, ("installed", "failed", "stopped")),
+            (self.reloads, ("taken", "refused")),
         ):
             for value in label:  # so that rates are right from the first one on
                 series.labels(value)
-        for outcome in ("sent", "retried", "dead"):
-            self.deliveries.labels(outcome)
 
     def cycle(self, report: CycleReport) -> None:
         """What one cycle did."""
@@ -118,7 +122,7 @@ class Metrics:
             self.event_clock.set(report.event_clock)
 
     def cycle_succeeded(self, now: float) -> None:
-        """Every source was read and every commit went through."""
+        """Every commit of a cycle went through; sources that could not be read are counted on their own."""
         self.last_success.set(now)
 
     def counts(self, counts: Counts, unread_bytes: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -30,7 +32,7 @@ class Server:
     def address(self) -> str:
         """host:port that it listens on."""
         host, port = self._server.server_address[:2]
-        return f"{host!s}:{port}"
+        return f"[{host!s}]:{port}" if ":" in str(host) else f"{host!s}:{port}"
 
     def close(self) -> None:
         """Stop listening."""
@@ -40,7 +42,7 @@ class Server:
 
 
 def serve(listen: str, registry: CollectorRegistry, healthy: Check, ready: Check) -> Server:
-    """Serve on `host:port` (port 0: any free one). Raises SettingsError where that cannot be listened on."""
+    """Serve on `host:port` or `[host]:port` (port 0: any free one). Raises SettingsError where that cannot be listened on."""
 
     def metrics(headers: Mapping[str, str]) -> Answer:
         encode, content_type = choose_encoder(headers.get("accept", ""))
@@ -56,7 +58,9 @@ def serve(listen: str, registry: CollectorRegistry, healthy: Check, ready: Check
     routes: Mapping[str, Route] = {"/metrics": metrics, "/healthz": check(healthy), "/readyz": check(ready)}
     host, _, port = listen.rpartition(":")
     try:
-        return Server(_Listening((host.strip("[]"), int(port)), handler(routes)))
+        if not host:  # the socket would take it for every interface
+            raise ValueError("it names no host")
+        return Server(_Listening(host.strip("[]"), int(port), handler(routes)))
     except (OSError, ValueError, OverflowError) as error:
         raise SettingsError(f"metrics.listen = {listen!r}: cannot listen there: {error}; expected host:port, free") from error
 
@@ -65,8 +69,14 @@ class _Listening(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a slow client does not hold up the end
 
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), handler)
+
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no event."""
+        """A client that went away is no event; anything else is a fault of ours."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            logging.getLogger(__name__).error("a page failed", exc_info=True)
 
 
 def handler(routes: Mapping[str, Route]) -> type[BaseHTTPRequestHandler]:
@@ -77,7 +87,7 @@ def handler(routes: Mapping[str, Route]) -> type[BaseHTTPRequestHandler]:
         server_version, sys_version = "unlike", ""
 
         def do_GET(self) -> None:
-            route = routes.get(urlsplit(self.path).path)
+            route = routes.get(self.path.partition("?")[0])
             headers = {name.lower(): value for name, value in self.headers.items()}
             status, kind, body = route(headers) if route else (404, "text/plain; charset=utf-8", b"not found\n")
             self.send_response(status)
