@@ -15,6 +15,16 @@ import numpy as np
 from detector.sessions import Sessions, tokens
 
 KINDS = ("swap", "borrow", "alone", "hijack", "mix", "inflate", "burst", "hours")
+PRIOR = {  # how common each kind is taken to be: most thieves are another person, some of whom copy
+    "swap": 4.0,
+    "borrow": 2.0,
+    "alone": 1.0,
+    "hijack": 1.0,
+    "inflate": 1.0,
+    "mix": 0.5,
+    "burst": 0.25,
+    "hours": 0.25,
+}
 
 
 def simulate(

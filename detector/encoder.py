@@ -57,7 +57,7 @@ def measures(table: Sessions, centre: np.ndarray, spread: np.ndarray) -> np.ndar
 def tensors(table: Sessions, numbers: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The encoder's four inputs for the sessions of a table."""
     values = torch.from_numpy((table.key % TABLE).astype(np.int64))
-    return values, torch.from_numpy(table.row), torch.from_numpy(np.sqrt(table.count)), torch.from_numpy(numbers)
+    return values, torch.from_numpy(table.row), torch.from_numpy(table.damped.astype(np.float32)), torch.from_numpy(numbers)
 
 
 @torch.no_grad()

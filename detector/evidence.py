@@ -40,6 +40,7 @@ class Population:
     log_peer: np.ndarray  # (V+F, J) float32: log share of a value within its facet, per peer; the last F rows: a value never seen
     discount: np.ndarray  # (F,) Pitman-Yor d in [0, 1): how readily new values come
     strength: np.ndarray  # (F,) Pitman-Yor s: weight of the peers
+    blend: np.ndarray  # (F,) share of everybody, rather than the account's own peers, in what the owner may newly do
     centre: np.ndarray  # (N,) mean of the accounts' means
     pull: np.ndarray  # (N,) kappa: how many values the population's mean is worth
     shape: np.ndarray  # (N,) alpha of the variance
@@ -61,7 +62,7 @@ def channel_names(text: tuple[str, ...], number: tuple[str, ...]) -> tuple[str, 
 
 def peer_log_likelihood(table: Sessions, population: Population, facets: int) -> np.ndarray:
     """(S, F, J): damped log-likelihood of each facet's values under each peer."""
-    weighted = np.sqrt(table.count)[:, None] * population.log_peer[vocabulary_row(table, population)]  # (T, J)
+    weighted = table.damped[:, None] * population.log_peer[vocabulary_row(table, population)]  # (T, J)
     out = np.zeros((len(table) * facets, population.log_peer.shape[1]))
     cell = table.row * facets + table.facet
     if len(cell):
@@ -108,14 +109,19 @@ def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, popula
     weight = peer_weights(profiles.affinity)  # (S, J)
     row, facet = table.row, table.facet
     counted, _ = lookup(profiles, row, table.key)  # (T,)
-    share = np.exp(population.log_peer[vocabulary_row(table, population)])  # (T, J)
-    base = np.einsum("tj,tj->t", share, weight[row])
+    base = base_share(table, weight, population, population.blend[facet])
     theta = predictive(counted, profiles.total[row, facet], profiles.kinds[row, facet], base, population, facet)
-    own = np.bincount(row * facets + facet, np.sqrt(table.count) * np.log(theta), sessions * facets).reshape(sessions, facets)
+    own = np.bincount(row * facets + facet, table.damped * np.log(theta), sessions * facets).reshape(sessions, facets)
     others = np.log(np.maximum(1 - weight, 1e-6) / max(members - 1, 1))  # (S, J)
     other = special.logsumexp(peers + others[:, None, :], axis=2)  # (S, F)
     known = (profiles.total > 0) & (np.bincount(row * facets + facet, minlength=sessions * facets).reshape(sessions, facets) > 0)
     return np.where(known, other - own, 0.0)
+
+
+def base_share(table: Sessions, weight: np.ndarray, population: Population, blend: np.ndarray) -> np.ndarray:
+    """(T,) probability of each value among the peers of its account, of weight (S, J), blended with everybody by `blend` (T,)."""
+    share = np.exp(population.log_peer[vocabulary_row(table, population)])  # (T, J)
+    return (1 - blend) * np.einsum("tj,tj->t", share, weight[table.row]) + blend * share.mean(axis=1)
 
 
 def predictive(

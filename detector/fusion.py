@@ -1,12 +1,14 @@
-"""Evidence → how strange a session is: each channel against its own noise, then two opinions that must both be convinced.
+"""Evidence → how strange a session is: each channel against its own noise, then three opinions that add up.
 
 1. calibration: a channel's nats become e = -log p, p from owners' own sessions of similar history; beyond the reference an
    exponential tail with a ceiling, so that one wild channel does not outshout the rest.
 2. boosting: gradient boosting, monotone in every e, trained on simulated takeovers; history and length of the session are context.
-3. outlier model: PyOD's isolation forest on the same e, which needs no idea of the attack.
+3. outlier model: PyOD's isolation forest on the e of the relevant channels, which needs no idea of how channels go together.
+4. sum: the e of all channels, weighted by relevance: the plainest opinion, and the best one where history is short.
 
-strangeness = e of the boosting's log-odds + trust times e of the outlier score. The log-odds also feed the belief, scaled and
-shifted so that over owners' sessions the mean likelihood ratio is 1, which a likelihood ratio must have.
+A channel is relevant as far as it alone tells simulated takeovers from owners' sessions. strangeness = the e of the three opinions
+added up. The log-odds also feed the belief, scaled and shifted so that over owners' sessions the mean likelihood ratio is 1, which
+a likelihood ratio must have.
 
 Axes: S sessions, C channels, M maturity bins, Q quantiles.
 """
@@ -17,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import rankdata
 
 from detector import outliers
 
@@ -30,6 +31,7 @@ SLACK = 0.1  # nats: differences below it are nothing, and constant channels sta
 TAIL_CEILING = 3.0  # nats above the reference's largest e
 TAIL_SHARE = 0.02  # of the reference gives the scale of the tail
 LLR_SLOPE, LLR_LOW, LLR_HIGH = 1.5, -5.0, 6.0  # one session alone neither clears nor condemns for good
+RELEVANT = 0.25  # relevance from which a channel is shown to the outlier model: half of the best one's gain
 FEWEST = 100  # a bin with fewer sessions borrows the reference of all
 
 
@@ -77,8 +79,9 @@ class Fusion:
     forest: outliers.Forest
     boosting_reference: Reference
     forest_reference: Reference
+    sum_reference: Reference
+    relevance: np.ndarray  # (C,) in [0, 1]
     llr_shift: float
-    trust: float  # in the outlier model, in [0, 1]: how well it separates simulated takeovers, next to the boosting
 
 
 @dataclass(frozen=True)
@@ -119,15 +122,23 @@ def judge(fusion: Fusion, channels: np.ndarray, history: np.ndarray, events: np.
     """The fusion's opinion of (S, C) channels; each session's opinion depends on that session alone."""
     e = calibrate(fusion.channels, channels, history)
     odds = fusion.boosting.decision_function(np.concatenate([e, context(history, events)], axis=1))
-    outlier = outliers.score(fusion.forest, e)
-    return Opinion(e, *combine(odds, outlier, fusion.boosting_reference, fusion.forest_reference, fusion.llr_shift, fusion.trust))
+    outlier = outliers.score(fusion.forest, e[:, fusion.relevance >= RELEVANT])
+    return Opinion(e, strangeness(fusion, odds, outlier, e), likelihood_ratio(fusion, odds))
 
 
-def combine(
-    odds: np.ndarray, outlier: np.ndarray, boosting: Reference, forest: Reference, llr_shift: float, trust: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """(S,) strangeness and (S,) log-likelihood ratio from the two opinions."""
-    return surprise(odds, boosting) + trust * surprise(outlier, forest), np.clip(llr_shift + LLR_SLOPE * odds, LLR_LOW, LLR_HIGH)
+def strangeness(fusion: Fusion, odds: np.ndarray, outlier: np.ndarray, e: np.ndarray) -> np.ndarray:
+    """(S,) nats from the three opinions: log-odds (S,), outlier scores (S,), and e (S, C)."""
+    total = e @ fusion.relevance
+    return (
+        surprise(odds, fusion.boosting_reference)
+        + surprise(outlier, fusion.forest_reference)
+        + surprise(total, fusion.sum_reference)
+    )
+
+
+def likelihood_ratio(fusion: Fusion, odds: np.ndarray) -> np.ndarray:
+    """(S,) log-likelihood ratio, somebody else over owner, from (S,) log-odds."""
+    return np.clip(fusion.llr_shift + LLR_SLOPE * odds, LLR_LOW, LLR_HIGH)
 
 
 def fit(
@@ -135,42 +146,49 @@ def fit(
     owners_context: tuple[np.ndarray, np.ndarray],
     attacks: np.ndarray,
     attacks_context: tuple[np.ndarray, np.ndarray],
+    weight: np.ndarray,
     seed: int,
 ) -> tuple[Fusion, np.ndarray, np.ndarray]:
-    """Fit on channels of owners' sessions (S, C) and of simulated takeovers; contexts are (history, events).
+    """Fit on channels of owners' sessions (S, C) and of simulated takeovers with their weights; contexts are (history, events).
 
-    Returns the fusion, and for the owners' sessions the log-odds of a boosting that did not see them (two folds), and their outlier
-    scores: what fair references are made of.
+    Returns the fusion, and what fair references are made of: for the owners' sessions the log-odds of a boosting that did not see
+    them (two folds), and their strangeness after these.
     """
-    history = owners_context[0]
-    references = tuple(references_by_history(owners[:, c], history) for c in range(owners.shape[1]))
+    history, channels = owners_context[0], owners.shape[1]
+    references = tuple(references_by_history(owners[:, c], history) for c in range(channels))
     e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, attacks, attacks_context[0])
+    gain = np.array([max(auc(e_owners[:, c], e_attacks[:, c], weight) - 0.5, 0.0) for c in range(channels)])
+    relevance = (gain / max(float(gain.max()), 1e-9)) ** 2
     x = np.concatenate([np.c_[e_owners, context(*owners_context)], np.c_[e_attacks, context(*attacks_context)]])
     y = np.concatenate([np.zeros(len(owners)), np.ones(len(attacks))])
-    weight = np.concatenate([np.ones(len(owners)), np.full(len(attacks), len(owners) / max(len(attacks), 1))])
+    weights = np.concatenate([np.ones(len(owners)), weight * len(owners) / weight.sum()])
     fold = np.arange(len(x)) % 2
     odds = np.zeros(len(x))
     for k in (0, 1):
         there, here = fold != k, fold == k
-        odds[here] = _boosting(owners.shape[1], seed).fit(x[there], y[there], weight[there]).decision_function(x[here])
-    forest = outliers.fit(e_owners, seed)
-    outlier = outliers.score(forest, e_owners)
-    own = odds[: len(owners)]
-    shift = -float(np.log(np.mean(np.exp(np.clip(LLR_SLOPE * own, LLR_LOW - 1, LLR_HIGH + 2)))))
-    boosting = _boosting(owners.shape[1], seed).fit(x, y, weight)
-    gains = [
-        auc(x[: len(owners)], x[len(owners) :]) - 0.5 for x in (np.concatenate([outlier, outliers.score(forest, e_attacks)]), odds)
-    ]
-    trust = float(np.clip(gains[0] / max(gains[1], 1e-3), 0, 1))
-    return Fusion(references, boosting, forest, reference(own), reference(outlier), shift, trust), own, outlier
+        odds[here] = _boosting(channels, seed).fit(x[there], y[there], weights[there]).decision_function(x[here])
+    relevant = e_owners[:, relevance >= RELEVANT]
+    forest = outliers.fit(relevant, seed)
+    outlier, own = outliers.score(forest, relevant), odds[: len(owners)]
+    fitted = Fusion(
+        channels=references,
+        boosting=_boosting(channels, seed).fit(x, y, weights),
+        forest=forest,
+        boosting_reference=reference(own),
+        forest_reference=reference(outlier),
+        sum_reference=reference(e_owners @ relevance),
+        relevance=relevance,
+        llr_shift=-float(np.log(np.mean(np.exp(np.clip(LLR_SLOPE * own, LLR_LOW - 1, LLR_HIGH + 2))))),
+    )
+    return fitted, own, strangeness(fitted, own, outlier, e_owners)
 
 
 def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     return HistGradientBoostingClassifier(
-        max_iter=100,
-        max_leaf_nodes=8,  # few interactions: the simulated attacks are not the real ones
+        max_iter=60,
+        max_leaf_nodes=4,  # few interactions: the simulated attacks are not the real ones
         learning_rate=0.1,
         min_samples_leaf=30,
         l2_regularization=1.0,
@@ -180,10 +198,12 @@ def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:
     )
 
 
-def auc(owners: np.ndarray, thieves: np.ndarray) -> float:
-    """Area under the ROC curve (Mann-Whitney), ties shared."""
-    rank = rankdata(np.concatenate([owners, thieves]))[len(owners) :].sum()
-    return float((rank - len(thieves) * (len(thieves) + 1) / 2) / (len(thieves) * len(owners)))
+def auc(owners: np.ndarray, thieves: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Area under the ROC curve (Mann-Whitney), ties shared; weight (S,) of the thieves."""
+    weight = np.ones(len(thieves)) if weight is None else weight
+    held = np.sort(owners)
+    below = (np.searchsorted(held, thieves, side="left") + np.searchsorted(held, thieves, side="right")) / 2
+    return float((weight * below).sum() / (weight.sum() * len(owners)))
 
 
 def contributions(e: np.ndarray, strangeness: np.ndarray) -> np.ndarray:

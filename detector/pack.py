@@ -24,7 +24,7 @@ from detector.facets import Facets
 from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 
-FORMAT = 1
+FORMAT = 2
 BOOSTING_TYPES = frozenset(
     {
         "sklearn._loss.link.LogitLink",
@@ -71,6 +71,8 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     if pack.fusion is not None and pack.scores is not None:
         named = {f"scores.{m}": ref for m, ref in enumerate(pack.scores)}
         named |= {"boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
+        named["sum"] = pack.fusion.sum_reference
+        out["relevance"] = pack.fusion.relevance
         named |= {f"channel.{c}.{m}": ref for c, row in enumerate(pack.fusion.channels) for m, ref in enumerate(row)}
         for name, ref in named.items():
             out[f"reference.{name}"] = np.concatenate([[ref.count, ref.scale], ref.values])
@@ -86,7 +88,6 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "log_scale": list(pack.facets.log_scale),
         "pair_of": pack.facets.pair_of,
         "llr_shift": None if pack.fusion is None else pack.fusion.llr_shift,
-        "trust": None if pack.fusion is None else pack.fusion.trust,
         "trusted_until": pack.trusted_until,
         "trained_until": pack.trained_until,
         "sessions": pack.sessions,
@@ -171,7 +172,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
         names = channel_names(facets.text, (*facets.number, "volume"))
         channels = tuple(tuple(ref(f"channel.{c}.{m}") for m in range(len(MATURITY) + 1)) for c in range(len(names)))
         forest = outliers.load(folder / "outliers.skops")
-        fusion = Fusion(channels, boosting, forest, ref("boosting"), ref("forest"), manifest["llr_shift"], manifest["trust"])
+        references = (ref("boosting"), ref("forest"), ref("sum"))
+        fusion = Fusion(channels, boosting, forest, *references, arrays["relevance"], manifest["llr_shift"])
         scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))
     kept = ("trusted_until", "trained_until", "sessions", "sessions_per_day", "seed", "report")
     return Pack(manifest["id"], facets, population, encoder, fusion, scores, **{k: manifest[k] for k in kept})

@@ -103,7 +103,7 @@ def learn(profiles: Profiles, table: Sessions, weight: np.ndarray, embedding: np
     """
     key, held, facet, seen, fresh = _merge_values(profiles, table, weight)
     total, kinds = profiles.total.copy(), profiles.kinds.copy()
-    added = np.sqrt(table.count) * weight[table.row]
+    added = table.damped * weight[table.row]
     np.add.at(total, (table.row, table.facet), added)
     np.add.at(kinds, (table.row[fresh], table.facet[fresh]), weight[table.row[fresh]])
     numbers = with_volume(table)
@@ -146,7 +146,7 @@ def _merge_values(profiles: Profiles, table: Sessions, weight: np.ndarray) -> tu
         profiles.seen,
     )
     day = (table.end / 86400).astype(np.float32)
-    added = (np.sqrt(table.count) * weight[table.row]).astype(np.float32)
+    added = (table.damped * weight[table.row]).astype(np.float32)
     fresh = (known == 0) & (added > 0)
     old = (known > 0) & (added > 0)
     if old.any():

@@ -48,6 +48,11 @@ class Sessions:
         """(T,) int64: the session of each token."""
         return np.repeat(np.arange(len(self)), np.diff(self.indptr))
 
+    @property
+    def damped(self) -> np.ndarray:
+        """(T,) float64: what the count of each token is worth; repeats within a session say little more."""
+        return np.sqrt(self.count, dtype=np.float64)
+
 
 def empty(numbers: int) -> Sessions:
     """A table of no sessions with N = numbers."""

@@ -19,7 +19,16 @@ import numpy as np
 
 from detector import attacks, belief, encoder, fusion
 from detector.errors import TrainingError
-from detector.evidence import Population, channels, peer_log_likelihood, peer_weights, predictive, vocabulary_row
+from detector.evidence import (
+    Population,
+    base_share,
+    channel_names,
+    channels,
+    peer_log_likelihood,
+    peer_weights,
+    predictive,
+    text_channels,
+)
 from detector.facets import Facets, as_number, as_sessions, discover, observe
 from detector.pack import Pack, content_id
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
@@ -34,9 +43,11 @@ VOCABULARY = 1 << 16  # V: the most frequent values; the others share one probab
 PEER_SMOOTHING = 20.0  # damped counts of the population added to each peer
 COHORT = 1000
 STEPS = 300  # of the encoder; the loss is flat after it on all logs tried
-ATTACKS_PER_SESSION = 3
+ENOUGH_ATTACKS = 20_000  # simulated on the later part, and as many again on young accounts
 ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time
 DISCOUNTS, STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+BLENDS = (0.0, 0.1, 0.3, 1.0)
+LEAST_GAIN = 0.005  # of AUC: a larger blend must earn its place
 SAMPLE_EVENTS = 50_000  # attributes' kinds are found out from so many
 TEXT_BYTES = 48
 
@@ -117,10 +128,11 @@ def train(
     cut = int(EARLIER * len(table))
     late = np.arange(cut, len(table))
     first = _fit_model(found, take(table, np.arange(cut)), account[:cut], len(users), seed)
-    first = replace(first, population=_with_predictive(first, table, account, cut))
+    first = replace(first, population=_with_predictive(first, table, account, cut, seed))
     judged, scores, report = _fit_fusion(first, table, account, late, len(users), seed)
     final = _fit_model(found, table, account, len(users), seed)
-    population = replace(final.population, discount=first.population.discount, strength=first.population.strength)
+    fitted = {name: getattr(first.population, name) for name in ("discount", "strength", "blend")}
+    population = replace(final.population, **fitted)
     newest = float(batch.time.max())
     days = max((newest - float(batch.time.min())) / 86400, 1 / 24)
     report |= {
@@ -163,6 +175,7 @@ def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
         log_peer=np.full((facets, 1), -np.log(100.0), np.float32),
         discount=np.full(facets, 0.5),
         strength=np.full(facets, 3.0),
+        blend=np.zeros(facets),
         centre=np.zeros(numbers),
         pull=np.full(numbers, 0.1),
         shape=np.full(numbers, 2.0),
@@ -190,7 +203,7 @@ def _fit_model(found: Facets, table: Sessions, account: np.ndarray, accounts: in
     """Population and encoder from the sessions of a table; account (S,) codes below `accounts`."""
     centre, pull, shape, scale = fit_numbers(with_volume(table), account, accounts)
     none = np.empty(0)
-    population = Population(none, none, none, none, none, none, centre, pull, shape, scale, none, none)
+    population = Population(none, none, none, none, none, none, none, centre, pull, shape, scale, none, none)
     measured = encoder.measures(table, centre, population.spread)
     model, _ = encoder.fit(table, account, measured, seed, STEPS, take)
     embedding = encoder.encode(model, table, measured)
@@ -201,7 +214,7 @@ def _fit_model(found: Facets, table: Sessions, account: np.ndarray, accounts: in
     rng = np.random.default_rng(seed)
     cohort = embedding[np.sort(rng.choice(len(table), min(COHORT, len(table)), replace=False))]
     habits = fit_habits(table, peer_of[account], peers, len(found.text))
-    neutral = np.full(len(found.text), 0.5), np.full(len(found.text), 10.0)
+    neutral = np.full(len(found.text), 0.5), np.full(len(found.text), 10.0), np.zeros(len(found.text))
     population = Population(*habits, *neutral, centre, pull, shape, scale, cohort, centres)
     return _Model(found, population, model, Shape(len(found.text), len(found.number) + 1, peers, encoder.WIDTH))
 
@@ -234,7 +247,7 @@ def fit_habits(table: Sessions, peer: np.ndarray, peers: int, facets: int) -> tu
 
     The share of values never seen follows Good and Turing, spread over as many values as were seen.
     """
-    damped = np.sqrt(table.count).astype(float)
+    damped = table.damped
     keys, first, inverse = np.unique(table.key, return_index=True, return_inverse=True)
     mass = np.bincount(inverse, damped, len(keys))
     kept = np.sort(np.argsort(-mass, kind="stable")[:VOCABULARY])
@@ -274,29 +287,49 @@ def fit_numbers(values: np.ndarray, account: np.ndarray, accounts: int) -> tuple
     return out[0], out[1], out[2], out[3]
 
 
-def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: int) -> Population:
-    """The population with the Pitman-Yor parameters of each facet under which the later part is most likely."""
+def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: int, seed: int) -> Population:
+    """The population with the parameters of each text facet that the later part of history speaks for.
+
+    For every blend: the Pitman-Yor parameters under which the owners' later sessions are most likely. Of the blends: the one whose
+    evidence best tells owners' later sessions from other accounts'.
+    """
     profiles = _walk(model, take(table, np.arange(cut)), account[:cut], int(account.max()) + 1)[0]
-    late = take(table, np.arange(cut, len(table)))
-    mine = account[cut:][late.row]
-    facet, population = late.facet.astype(np.int64), model.population
-    counted, _ = lookup(profiles, mine, late.key)
-    weight = peer_weights(profiles.affinity)
-    base = np.einsum("tj,tj->t", np.exp(population.log_peer[vocabulary_row(late, population)]), weight[mine])
-    known = profiles.history[mine] > 0
-    best = np.full(len(model.facets.text), -np.inf)
+    late, mine = take(table, np.arange(cut, len(table))), account[cut:]
+    rng = np.random.default_rng(seed)
+    stranger = rng.permutation(len(mine))
+    judged = np.flatnonzero((profiles.history[mine] > 0) & (mine[stranger] != mine))[:ENOUGH_SESSIONS]
+    owners, thieves = take(late, judged), take(late, stranger[judged])
+    own, population = take_profiles(profiles, mine[judged]), model.population
+    facets = len(model.facets.text)
+    best = np.full(facets, -np.inf)
+    chosen = population
+    for blend in BLENDS:
+        trial = _most_likely(replace(population, blend=np.full(facets, blend)), owners, own)
+        evidence = [text_channels(t, own, peer_log_likelihood(t, trial, facets), trial) for t in (owners, thieves)]
+        separation = np.array([fusion.auc(evidence[0][:, f], evidence[1][:, f]) for f in range(facets)])
+        better = separation > best + LEAST_GAIN
+        best = np.where(better, separation, best)
+        taken = {n: np.where(better, getattr(trial, n), getattr(chosen, n)) for n in ("discount", "strength", "blend")}
+        chosen = replace(chosen, **taken)
+    return chosen
+
+
+def _most_likely(population: Population, table: Sessions, profiles: Profiles) -> Population:
+    """The population with the Pitman-Yor parameters of each facet under which owners' sessions (S, row by row) are most likely."""
+    facet = table.facet.astype(np.int64)
+    counted, _ = lookup(profiles, table.row, table.key)
+    base = base_share(table, peer_weights(profiles.affinity), population, population.blend[facet])
+    total, kinds = profiles.total[table.row, facet], profiles.kinds[table.row, facet]
     discount, strength = population.discount.copy(), population.strength.copy()
+    best = np.full(len(discount), -np.inf)
     for d in DISCOUNTS:
         for s in STRENGTHS:
             trial = replace(population, discount=np.full(len(best), d), strength=np.full(len(best), s))
-            theta = predictive(counted, profiles.total[mine, facet], profiles.kinds[mine, facet], base, trial, facet)
-            likelihood = np.bincount(facet[known], (np.sqrt(late.count) * np.log(theta))[known], len(best))
+            theta = predictive(counted, total, kinds, base, trial, facet)
+            likelihood = np.bincount(facet, table.damped * np.log(theta), len(best))
             better = likelihood > best
-            best, discount, strength = (
-                np.where(better, likelihood, best),
-                np.where(better, d, discount),
-                np.where(better, s, strength),
-            )
+            best = np.where(better, likelihood, best)
+            discount, strength = np.where(better, d, discount), np.where(better, s, strength)
     return replace(population, discount=discount, strength=strength)
 
 
@@ -338,7 +371,7 @@ def _walk(
         if judged:
             own.append((now, channels(some, mine, embedding[now], peers, model.population, model.facets.number), mine.history))
         if attacks_rng is not None:
-            taken += [_attack(model, table, account, now, mine, some, attacks_rng) for _ in range(ATTACKS_PER_SESSION)]
+            taken += [_attack(model, table, account, now, mine, some, attacks_rng) for _ in range(-(-ENOUGH_ATTACKS // len(table)))]
         put(profiles, account[now], learn(mine, some, np.ones(len(now)), embedding[now], peers.sum(axis=1)))
     owners = takeovers = None
     if judged:
@@ -381,19 +414,18 @@ def _fit_fusion(
         raise TrainingError("no later part of history to judge")
     both = [np.concatenate([getattr(known, f), getattr(young, f)]) for f in ("channels", "history", "events")]
     bad = [np.concatenate([getattr(taken, f), getattr(taken_young, f)]) for f in ("channels", "history", "events", "kind")]
-    fitted, odds, outlier = fusion.fit(both[0], (both[1], both[2]), bad[0], (bad[1], bad[2]), seed)
-    strangeness, llr = fusion.combine(
-        odds, outlier, fitted.boosting_reference, fitted.forest_reference, fitted.llr_shift, fitted.trust
-    )
+    weight = np.array([attacks.PRIOR[attacks.KINDS[k]] for k in bad[3]])
+    fitted, odds, strangeness = fusion.fit(both[0], (both[1], both[2]), bad[0], (bad[1], bad[2]), weight, seed)
     codes, n = np.unique(mine, return_inverse=True)[1], len(late)
-    llr = belief.confident(llr, both[1])
+    llr = belief.confident(fusion.likelihood_ratio(fitted, odds), both[1])
     carried = np.concatenate([belief.filtered(llr[:n], codes), belief.filtered(llr[n:], codes)])
     scores = fusion.references_by_history(strangeness + carried, both[1])
     caught = fusion.judge(fitted, taken.channels, taken.history, taken.events).strangeness
     limit = float(np.quantile(strangeness[:n], 0.99))
+    names = channel_names(model.facets.text, (*model.facets.number, "volume"))
     by_kind = {name: round(float((caught[taken.kind == k] > limit).mean()), 3) for k, name in enumerate(attacks.KINDS)}
     report = {
-        "trust_in_outliers": round(fitted.trust, 3),
+        "relevance": {name: round(float(r), 2) for name, r in zip(names, fitted.relevance, strict=True)},
         "simulated_auc": round(fusion.auc(strangeness[:n], caught), 4),
         "caught_at_1_percent": by_kind,
     }
