@@ -15,6 +15,7 @@ from detector import __version__
 from detector.errors import SettingsError, UnlikeError
 
 if TYPE_CHECKING:
+    from detector.records import Batch
     from detector.settings import Settings
 
 EXAMPLES = {
@@ -24,6 +25,8 @@ EXAMPLES = {
     "packs": "unlike packs list --config unlike.toml\nunlike packs use 06d71da9a394 --config unlike.toml",
     "replay": "unlike replay events.jsonl.gz --train-until 2026-01-09T08:00:00Z --verdicts out.jsonl\n"
     "unlike replay logs/ --train-until 2026-10-01T00:00:00Z --verdicts - --set session.gap=2h",
+    "rehearse": "unlike rehearse events.jsonl.gz --report rehearsal.html\n"
+    "unlike rehearse --config unlike.toml --held-back 14d --takeovers 50 --json",
     "alerts": "unlike alerts --config unlike.toml\nunlike alerts show 1f3a --config unlike.toml\nunlike alerts list --json",
     "check": "unlike check --config unlike.toml\nunlike check events.jsonl",
 }
@@ -101,6 +104,18 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("--pack", metavar="FOLDER", help="use this pack throughout instead of training")
     replay.add_argument("--seed", type=int, help="overrides the setting `seed`")
 
+    rehearse = command(
+        "rehearse", "how good it would be on this log: simulated takeovers in the part held back, caught or not", _rehearse
+    )
+    rehearse.add_argument("events", nargs="*", metavar="EVENTS", help="files or folders; the stored history where none is given")
+    rehearse.add_argument(
+        "--held-back", metavar="HOW-MUCH", help="share of the time (0.3, 30%%) or duration (14d); without it a quarter, at most 28d"
+    )
+    rehearse.add_argument("--takeovers", type=int, metavar="N", help="of each kind (default: 25, as far as the log has room)")
+    rehearse.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
+    rehearse.add_argument("--report", metavar="FILE.html", help="also write the table and plots to a single file")
+    rehearse.add_argument("--seed", type=int, help="overrides the setting `seed`")
+
     alerts = command("alerts", "the alerts of a state folder", _alerts)
     alerts.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     alerts.add_argument("id", nargs="?", help="the id of an alert, or its beginning")
@@ -114,9 +129,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
+    import msgspec
+
     from detector.settings import load
 
-    return load(options.config, options.set)
+    settings = load(options.config, options.set)
+    seed = getattr(options, "seed", None)
+    return settings if seed is None else msgspec.structs.replace(settings, seed=seed)
 
 
 def _time(text: str, option: str) -> float:
@@ -172,25 +191,22 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train(options: argparse.Namespace) -> int:
+def _history(settings: Settings, events: Sequence[str], until: float) -> tuple[Batch, set[tuple[str, float]]]:
+    """All events before `until` of files, or of the stored history where none are named; and the sessions in doubt, if known."""
     import msgspec
 
-    from detector import history, pack, training
-    from detector.app import packs_folder
+    from detector import history
     from detector.belief import CALM
     from detector.cycle import select
-    from detector.errors import PackError
     from detector.lines import seconds
     from detector.settings import SourceSettings
     from detector.sources import read_all
     from detector.stores import SqliteStore
 
-    settings = _settings(options)
-    until = _time(options.until, "--until") if options.until else float("inf")
     doubtful: set[tuple[str, float]] = set()
-    if options.events:
+    if events:
         fields = settings.source[0] if settings.source else SourceSettings()
-        chunks = read_all(options.events, fields, settings.events, settings.cycle.batch_events, time.time())
+        chunks = read_all(events, fields, settings.events, settings.cycle.batch_events, time.time())
         batches = [c.batch for c in chunks if len(c.batch)]
     else:
         store = SqliteStore.reader(settings.state.folder)
@@ -198,7 +214,17 @@ def _train(options: argparse.Namespace) -> int:
         judged = [msgspec.json.decode(body) for body in store.verdicts(float("-inf"), until)]
         doubtful = {(v["user"], seconds(v["start"])) for v in judged if v["belief"] >= CALM}
         store.close()
-    batches = [select(b, b.time < until) for b in batches]
+    return history.concat([select(b, b.time < until) for b in batches]), doubtful
+
+
+def _train(options: argparse.Namespace) -> int:
+    from detector import pack, training
+    from detector.app import packs_folder
+    from detector.errors import PackError
+
+    settings = _settings(options)
+    until = _time(options.until, "--until") if options.until else float("inf")
+    past, doubtful = _history(settings, options.events, until)
     folder = packs_folder(settings)
     installed = pack.installed(folder)
     old = None
@@ -208,9 +234,7 @@ def _train(options: argparse.Namespace) -> int:
         except PackError as error:
             say(f"unlike: the present pack is not readable and is not compared with: {error}")
     trusted = old.trusted_until if old is not None else until if options.until else None
-    new = training.train(
-        history.concat(batches), settings.attributes, settings.session, settings.training, settings.seed, trusted, doubtful
-    )
+    new = training.train(past, settings.attributes, settings.session, settings.training, settings.seed, trusted, doubtful)
     folder.mkdir(parents=True, exist_ok=True)
     pack.save(new, folder)
     for line in training.report_lines(new.report):
@@ -248,16 +272,12 @@ def _packs(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    import msgspec
-
     from detector import pack
     from detector.replay import replay, write_alert, write_verdict
     from detector.settings import SourceSettings
     from detector.sources import read_all
 
     settings = _settings(options)
-    if options.seed is not None:
-        settings = msgspec.structs.replace(settings, seed=options.seed)
     until = _time(options.train_until, "--train-until")
     fields = settings.source[0] if settings.source else SourceSettings()
     now = time.time()
@@ -274,6 +294,58 @@ def _replay(options: argparse.Namespace) -> int:
         hint = " (sort the input, or raise events.lateness)" if reason == "late" else ""
         say(f"{count:,} lines not used: {reason}{hint}")
     return 0
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from alerts.listing import console_for
+    from alerts.rehearsals import page, terminal
+    from detector.rehearsal import held_back, rehearse
+
+    settings = _settings(options)
+    hold = held_back(options.held_back)
+    if options.takeovers is not None and options.takeovers < 1:
+        raise SettingsError(f"--takeovers {options.takeovers}: expected at least 1")
+    log, doubtful = _history(settings, options.events, float("inf"))
+    with progress_bars() as progress:
+        found = rehearse(
+            log, settings, time.time(), hold=hold, each=options.takeovers, doubtful=doubtful, tell=say, progress=progress
+        )
+    if options.report:
+        with output(options.report) as file:
+            file.write(page(found))
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        console_for(sys.stdout).print(terminal(found))
+    if found["partial"]:
+        say(f"unlike: {found['partial']}; the report is of that part alone")
+    return 1 if found["partial"] else 0
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, float, float], None]]:
+    """A taker of (what, days done, days in all; 0: unknown): a bar for each `what` on a terminal, else a line at each quarter."""
+    from rich.progress import Progress, TaskID
+
+    from alerts.listing import console_for
+
+    console = console_for(sys.stderr)
+    bars: dict[str, TaskID] = {}
+    quarters: set[tuple[str, int]] = set()
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+
+        def take(what: str, done: float, total: float) -> None:
+            quarter = int(4 * done / total) if total else 0
+            if not console.is_terminal and (what, quarter) not in quarters:
+                say(f"{what}: {done:.1f} of {total:.1f} days" if total else what)
+            quarters.add((what, quarter))
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total or None)
+            progress.update(bars[what], completed=done)
+
+        yield take
 
 
 def _alerts(options: argparse.Namespace) -> int:

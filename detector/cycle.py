@@ -377,9 +377,15 @@ def move(engine: Engine, pack: Pack, batches: Iterable[Batch], stop: Callable[[]
 
     Killed in between, the engine's state still names the old pack, and the move is made again at the next start.
     """
-    profiles, users, opened, newest = rebuild(pack, engine.settings, batches, stop)
+    rebuilt = rebuild(pack, engine.settings, batches, stop)
     if stop():
         return False
+    settle(engine, pack, *rebuilt)
+    return True
+
+
+def settle(engine: Engine, pack: Pack, profiles: Profiles, users: list[str], opened: Sessions, newest: float) -> None:
+    """Put what `rebuild` made in the place of the engine's profiles and open sessions."""
     records = (to_bytes(take_profiles(profiles, np.array([a]))) for a in range(len(users)))
     rows = ((user, int(profiles.history[a]), record[0]) for a, (user, record) in enumerate(zip(users, records, strict=True)))
     engine.store.replace_accounts(rows, None)
@@ -392,7 +398,6 @@ def move(engine: Engine, pack: Pack, batches: Iterable[Batch], stop: Callable[[]
     )
     engine.store.commit(with_open(Changes(engine=msgspec.json.encode(state)), opened, before, engine.rules))
     engine.pack, engine.state = pack, state
-    return True
 
 
 def grown(profiles: Profiles, size: int, pack: Pack) -> Profiles:

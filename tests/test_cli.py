@@ -28,7 +28,7 @@ def replay(log: Path, out: Path, *more: str) -> int:
 
 
 def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("demo", "run", "train", "packs", "replay", "alerts", "check"):
+    for name in ("demo", "run", "train", "packs", "replay", "rehearse", "alerts", "check"):
         with pytest.raises(SystemExit) as left:
             parser().parse_args([name, "--help"])
         assert left.value.code == 0
