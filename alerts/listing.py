@@ -63,6 +63,29 @@ def table(alerts: Iterable[Mapping[str, Any]]) -> Table:
     return out
 
 
+def similar_table(sessions: Iterable[Mapping[str, Any]]) -> Table:
+    """One line per session as `alerts.similar` finds them, in the order given."""
+    out = Table(box=None, pad_edge=False, header_style="bold")
+    out.add_column("like", no_wrap=True, justify="right", min_width=5)
+    out.add_column("when (UTC)", no_wrap=True, min_width=16)
+    out.add_column("account", max_width=24)
+    out.add_column("session", max_width=24)
+    out.add_column("one in", no_wrap=True, justify="right", min_width=6)
+    out.add_column("sure", no_wrap=True, justify="right", min_width=4)
+    out.add_column("alert", no_wrap=True, min_width=ID_SHOWN)
+    for found in sessions:
+        out.add_row(
+            f"{found['likeness']:.3f}",
+            when(found["start"]),
+            one_line(safe(found["user"], ACCOUNT_LIMIT)),
+            one_line(safe("-" if found["session"] is None else found["session"], ACCOUNT_LIMIT)),
+            one_in(found["p"]),
+            sure(found["belief"]),
+            "-" if found["alert"] is None else safe(found["alert"][:ID_SHOWN], ID_SHOWN),
+        )
+    return out
+
+
 def show(alert: Mapping[str, Any]) -> RenderableType:
     """One alert in full: what it is about, and each reason with its nats as a bar: `#` against the owner, `-` for the owner."""
     verdict = verdict_of(alert)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import numpy as np
 import structlog
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -22,7 +22,6 @@ from alerts.delivery import deliver
 from alerts.sinks import FileSink, LogSink, Sink
 from detector import history, pack, web
 from detector.cycle import Engine, move
-from detector.drift import drift_of
 from detector.errors import PackError, SettingsError, SourceError, StoreError, UnlikeError
 from detector.metrics import Metrics
 from detector.reports import CycleReport
@@ -32,6 +31,7 @@ from detector.stores import SqliteStore
 
 LEAVE_WITHIN_S = 10.0
 TRAINING_AT_MOST_S = 3600.0  # a training that takes longer hangs
+DAY = 86400.0  # seconds; drift makes training due no more often
 OVERDUE_S = 60.0  # a cycle that takes longer is told
 
 
@@ -176,7 +176,7 @@ class Daemon:
         outcome = "installed" if code == 0 else "stopped" if self.stop.is_set() else "failed"
         with self.lock:
             counters = self.engine.state.counters
-            counters["verdicts_at_training"] = counters.get("verdicts", 0)
+            counters |= {"verdicts_at_training": counters.get("verdicts", 0), "drift_untrained": 0, "trained_at": int(self.clock())}
         self.metrics.trained(outcome, time.monotonic() - began)
         self.log.info("trained", outcome=outcome, seconds=round(time.monotonic() - began, 1))
 
@@ -195,22 +195,32 @@ class Daemon:
         trained = self.engine.pack is not None and self.engine.pack.fusion is not None
         if not trained:
             return closed >= max(limits.min_sessions, 1.2 * before)
-        return closed >= (1 + limits.growth) * max(before, limits.min_sessions)
+        return self._drift_untrained() or closed >= (1 + limits.growth) * max(before, limits.min_sessions)
+
+    def _drift_untrained(self) -> bool:
+        """The population has drifted since the last training, which was not within a day."""
+        counters = self.engine.state.counters
+        return bool(counters.get("drift_untrained")) and self.clock() - counters.get("trained_at", 0) >= DAY
 
     def watch_training(self) -> None:
-        """As soon as there is enough history for a first pack, train; later trainings wait for their schedule."""
+        """Train as soon as there is enough history for a first pack, or after drift; other trainings wait for their schedule."""
         trained = self.engine.pack is not None and self.engine.pack.fusion is not None
-        if not trained:
+        if not trained or self._drift_untrained():
             self.train()
 
     def drift(self) -> None:
-        """Compare the p-values of the last day with what they should be: uniform."""
-        now = self.engine.state.newest
-        ps = [msgspec.json.decode(body)["p"] for body in self.store.verdicts(now - 86400, now)]
-        measured = drift_of(ps)
-        self.metrics.drift(measured)
-        if measured.alarming:
-            self.log.warning("scores have drifted", distance=round(measured.distance, 3), sessions=measured.sessions)
+        """Compare the last whole day with what is usual; where it is not, say what moved, once, and ask for a training."""
+        with self.lock:
+            found, counters = self.engine.drift(), self.engine.state.counters
+            if found is None:
+                return
+            self.metrics.drift(found)
+            if not found.moved or counters.get("drift_told") == found.day:
+                return
+            counters |= {"drift_told": found.day, "drift_untrained": 1}
+        self.metrics.drift_alarm()
+        for what in found.moved:
+            self.log.warning("drift", what=what, day=str(np.datetime64(found.day, "D")), sessions=found.sessions)
 
     def retain(self) -> None:
         """Forget what is older than the settings say; move staged history into files."""

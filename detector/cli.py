@@ -27,7 +27,8 @@ EXAMPLES = {
     "unlike replay logs/ --train-until 2026-10-01T00:00:00Z --verdicts - --set session.gap=2h",
     "rehearse": "unlike rehearse events.jsonl.gz --report rehearsal.html\n"
     "unlike rehearse --config unlike.toml --held-back 14d --takeovers 50 --json",
-    "alerts": "unlike alerts --config unlike.toml\nunlike alerts show 1f3a --config unlike.toml\nunlike alerts list --json",
+    "alerts": "unlike alerts --config unlike.toml\nunlike alerts show 1f3a --config unlike.toml\nunlike alerts list --json\n"
+    "unlike alerts similar 1f3a --limit 20 --config unlike.toml",
     "check": "unlike check --config unlike.toml\nunlike check events.jsonl",
 }
 
@@ -116,10 +117,12 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--report", metavar="FILE.html", help="also write the table and plots to a single file")
     rehearse.add_argument("--seed", type=int, help="overrides the setting `seed`")
 
-    alerts = command("alerts", "the alerts of a state folder", _alerts)
-    alerts.add_argument("action", nargs="?", choices=("list", "show"), default="list")
+    alerts = command(
+        "alerts", "the alerts of a state folder; one in full; the sessions of other accounts most like an alert's", _alerts
+    )
+    alerts.add_argument("action", nargs="?", choices=("list", "show", "similar"), default="list")
     alerts.add_argument("id", nargs="?", help="the id of an alert, or its beginning")
-    alerts.add_argument("--limit", type=int, default=50)
+    alerts.add_argument("--limit", type=int, default=50, metavar="N", help="alerts or sessions at most (default 50)")
     alerts.add_argument("--json", action="store_true", help="one JSON object a line")
 
     check = command("check", "validate settings, and say what is understood of a sample of events", _check)
@@ -351,22 +354,31 @@ def progress_bars() -> Iterator[Callable[[str, float, float], None]]:
 def _alerts(options: argparse.Namespace) -> int:
     import msgspec
 
-    from alerts.listing import console_for, show, table
+    from alerts.listing import console_for, show, similar_table, table
+    from alerts.similar import similar
     from detector.stores import SqliteStore
 
+    if options.limit < 1:
+        raise SettingsError(f"alerts --limit {options.limit}: expected at least 1")
     store = SqliteStore.reader(_settings(options).state.folder)
+    elsewhere = 0
     try:
-        if options.action == "show":
+        if options.action == "list":
+            found = store.alerts(options.limit)
+        else:
             if not options.id:
-                raise SettingsError("alerts show: the id of an alert is missing; unlike alerts lists them")
+                raise SettingsError(f"alerts {options.action}: the id of an alert is missing; unlike alerts lists them")
             body = store.alert(options.id)
             if body is None:
                 raise UnlikeError(f"no alert {options.id}; unlike alerts lists them")
             found = [body]
-        else:
-            found = store.alerts(options.limit)
+        if options.action == "similar":
+            sessions, elsewhere = similar(store, msgspec.json.decode(found[0]), options.limit)
+            found = [msgspec.json.encode(session) for session in sessions]
     finally:
         store.close()
+    if elsewhere:
+        say(f"{elsewhere:,} sessions were judged by other packs and are left out: their embeddings cannot be compared")
     if options.json:
         for body in found:
             print(body.decode())
@@ -374,6 +386,8 @@ def _alerts(options: argparse.Namespace) -> int:
     console = console_for(sys.stdout)
     if options.action == "show":
         console.print(show(msgspec.json.decode(found[0])))
+    elif options.action == "similar":
+        console.print(similar_table(sessions))
     elif found:
         console.print(table(msgspec.json.decode(body) for body in found))
     else:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from alerts.policy import Policy, raise_alerts
-from detector import history, scoring, training
+from detector import drift, history, scoring, training
 from detector.pack import Pack
 from detector.profiles import Profiles, blank, from_bytes, put, to_bytes
 from detector.profiles import take as take_profiles
@@ -37,6 +37,7 @@ class EngineState(msgspec.Struct, frozen=True):
     newest_at: float = 0.0  # wall clock when it was seen
     pack: str = ""  # the pack that profiles and open sessions belong to
     counters: dict[str, int] = msgspec.field(default_factory=dict)
+    days: dict[int, list[int]] = msgspec.field(default_factory=dict)  # of the last days under this pack; see drift
 
 
 class OpenRow(msgspec.Struct, array_like=True):
@@ -235,7 +236,7 @@ class Engine:
         reasons = Counter(r.reason for r in rejects)
         counters = Counter(self.state.counters)
         counters.update(events=len(batch), duplicates=duplicates, verdicts=len(verdicts), alerts=len(alerts), rejects=len(rejects))
-        state = EngineState(newest, newest_at, pack.id if pack else "", dict(counters))
+        state = EngineState(newest, newest_at, pack.id if pack else "", dict(counters), self._days(outcome))
         changes = replace(
             changed,
             positions={source: chunk.position} if chunk.position else {},
@@ -244,6 +245,7 @@ class Engine:
             forget_recent_before=newest - lateness,
             history=tuple(history.encode(batch)) if self.keep_history and len(batch) else (),
             verdicts=verdicts,
+            embeddings=tuple(row.tobytes() for row in outcome.embeddings.astype("<f2")) if outcome else (),
             alerts=alerts,
             sinks=self.sinks,
             rejects=rejects,
@@ -264,6 +266,21 @@ class Engine:
             event_clock=newest if newest > NOTHING_SEEN else 0.0,
         )
         return Prepared(changes, report, state, marks, batch.time)
+
+    def _days(self, outcome: scoring.Outcome | None) -> dict[int, list[int]]:
+        if outcome is None or not outcome.verdicts or self.pack is None or self.pack.drift is None:
+            return self.state.days
+        usual, ps = self.pack.drift, np.array([v.p for v in outcome.verdicts])
+        closed = outcome.closed, outcome.embeddings, ps
+        return drift.added(self.state.days, drift.count(*closed, usual.frequent, usual.edges, self.pack.population.vocabulary))
+
+    def drift(self) -> drift.Drift | None:
+        """How far the last day whose sessions have all closed lies from what is usual; None where that cannot be told."""
+        pack, rules = self.pack, self.rules
+        if pack is None or pack.drift is None or pack.id != self.state.pack:
+            return None
+        closed_until = self.state.newest - rules.lateness - max(rules.gap, rules.named_gap)
+        return drift.judge(pack.drift, self.state.days, closed_until, (*pack.facets.text, *pack.facets.number, "volume"))
 
     def _score(
         self, batch: Batch, clock: np.ndarray, pack: Pack, watermark: float, looks: bool
@@ -394,6 +411,7 @@ def settle(engine: Engine, pack: Pack, profiles: Profiles, users: list[str], ope
         engine.state,
         pack=pack.id,
         newest=max(engine.state.newest, newest),
+        days={},
         counters=engine.state.counters | {"verdicts_at_training": engine.state.counters.get("verdicts", 0)},
     )
     engine.store.commit(with_open(Changes(engine=msgspec.json.encode(state)), opened, before, engine.rules))

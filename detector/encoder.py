@@ -38,7 +38,9 @@ class Encoder(nn.Module):
 
     def forward(self, values: torch.Tensor, row: torch.Tensor, weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         share = weights * self.attention(values).squeeze(1).exp()  # (T,)
-        bag = torch.zeros(len(numbers), self.value.embedding_dim, dtype=share.dtype).index_add(0, row, self.value(values) * share[:, None])  # (S, D)
+        bag = torch.zeros(len(numbers), self.value.embedding_dim, dtype=share.dtype).index_add(
+            0, row, self.value(values) * share[:, None]
+        )  # (S, D)
         mass = torch.zeros(len(numbers), dtype=share.dtype).index_add(0, row, share).clamp(min=1e-6)  # (S,)
         hidden = bag / mass[:, None] + self.measure(numbers)  # (S, D)
         return nn.functional.normalize(self.out(hidden) + hidden, dim=1)

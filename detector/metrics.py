@@ -75,7 +75,8 @@ class Metrics:
         self.pack_sessions = gauge("pack_sessions", "Sessions that the pack in use was trained on; 0: untrained")
         self.trainings = counter("trainings", "Trainings, by how they ended", "outcome")
         self.training_duration = gauge("training_duration_seconds", "Time the last training took")
-        self.drift_distance = gauge("p_value_drift", "Distance of the last day's p-values from uniform (Kolmogorov-Smirnov)")
+        self.drift_distance = gauge("drift", "How far the last day is from what was usual at training; above 1 is an alarm", "of")
+        self.drift_alarms = counter("drift_alarms", "Days that were farther than usual; the log says what moved")
         self.job_misses = counter("job_misses", "Runs skipped because the one before still ran", "task")
         self.job_failures = counter("job_failures", "Runs that raised an error", "task")
         self.job_hangs = counter("job_hangs", "Runs stopped because they took too long", "task")
@@ -91,6 +92,7 @@ class Metrics:
             (self.deliveries, ("sent", "retried", "dead")),
             (self.trainings, ("installed", "failed", "stopped")),
             (self.reloads, ("taken", "refused")),
+            (self.drift_distance, ("p_value", "embedding", "facet")),
         ):
             for value in label:  # so that rates are right from the first one on
                 series.labels(value)
@@ -155,8 +157,13 @@ class Metrics:
         self.training_duration.set(duration_s)
 
     def drift(self, drift: Drift) -> None:
-        """How far p-values have moved."""
-        self.drift_distance.set(drift.distance)
+        """How far the population has moved."""
+        for of, relative in drift.relative.items():
+            self.drift_distance.labels(of).set(relative)
+
+    def drift_alarm(self) -> None:
+        """A day was farther than usual."""
+        self.drift_alarms.inc()
 
     def source_failed(self) -> None:
         """A source could not be read."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from detector import outliers
+from detector import drift, outliers
 from detector.encoder import WIDTH, Encoder
 from detector.errors import PackError
 from detector.evidence import Population, channel_names
@@ -54,6 +54,7 @@ class Pack:
     sessions_per_day: float
     seed: int
     report: dict[str, Any]  # what training measured, for people
+    drift: drift.Reference | None = None  # what is usual; None before there is enough history
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -68,6 +69,8 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     """Every array of a pack by name."""
     out = {f"population.{f.name}": getattr(pack.population, f.name) for f in fields(Population)}
     out |= {f"encoder.{name}": tensor.numpy() for name, tensor in pack.encoder.state_dict().items()}
+    if pack.drift is not None:
+        out |= {f"drift.{f.name}": getattr(pack.drift, f.name) for f in fields(drift.Reference)}
     if pack.fusion is not None and pack.scores is not None:
         named = {f"scores.{m}": ref for m, ref in enumerate(pack.scores)}
         named |= {"boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
@@ -175,8 +178,10 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
         references = (ref("boosting"), ref("forest"), ref("sum"))
         fusion = Fusion(channels, boosting, forest, *references, arrays["relevance"], manifest["llr_shift"])
         scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))
+    watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
+    usual = drift.Reference(**watched) if watched else None
     kept = ("trusted_until", "trained_until", "sessions", "sessions_per_day", "seed", "report")
-    return Pack(manifest["id"], facets, population, encoder, fusion, scores, **{k: manifest[k] for k in kept})
+    return Pack(manifest["id"], facets, population, encoder, fusion, scores, drift=usual, **{k: manifest[k] for k in kept})
 
 
 def installed(packs: Path) -> str | None:

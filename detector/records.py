@@ -77,6 +77,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Remembered:
+    """A closed session as it is kept beside its verdict, to find others like it."""
+
+    number: int  # of the verdict in its store: only grows, and is never used again
+    user: str
+    session: str | None
+    start: float
+    end: float
+    p: float
+    belief: float
+    pack: str  # embeddings of different packs cannot be compared
+    embedding: bytes  # (D,) little-endian float16, a unit vector
+
+
+@dataclass(frozen=True)
 class Alert:
     """What leaves the program for people. The id is the same however often the alert is sent."""
 
@@ -114,6 +129,7 @@ class Changes:
     forget_recent_before: float | None = None
     history: tuple[tuple[str, bytes], ...] = ()  # day (YYYY-MM-DD), encoded events
     verdicts: tuple[Verdict, ...] = ()
+    embeddings: tuple[bytes, ...] = ()  # of the verdicts' sessions, one each (see Remembered); or none at all
     alerts: tuple[Alert, ...] = ()
     sinks: tuple[str, ...] = ()  # each alert goes into the outbox once for each of these
     rejects: tuple[Reject, ...] = ()

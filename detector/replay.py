@@ -46,7 +46,7 @@ class Recorder(MemoryStore):
             self._on_verdict(verdict)
         for alert in changes.alerts:
             self._on_alert(alert)
-        super().commit(replace(changes, verdicts=(), alerts=(), sinks=(), history=(), rejects=()))
+        super().commit(replace(changes, verdicts=(), embeddings=(), alerts=(), sinks=(), history=(), rejects=()))
 
 
 def replay(

@@ -54,6 +54,8 @@ class Outcome:
     """What one step gives."""
 
     verdicts: tuple[Verdict, ...]  # of closed sessions, in the order of their closing
+    closed: Sessions  # (V) the verdicts' sessions
+    embeddings: np.ndarray  # (V, D) float32 unit vectors of theirs
     alarming: tuple[Alarming, ...]  # the first opinion of each session with p at most `alarm_below`
     profiles: Profiles  # (A), the rows given, updated
     changed: np.ndarray  # (A,) bool
@@ -124,6 +126,8 @@ def step(
     rest = mark_alerted(table, np.array(list(first), np.int64))
     return Outcome(
         verdicts=tuple(judged.verdicts[i] for i in in_order if source[i] < 0),
+        closed=take(tasks, in_order[source[in_order] < 0]),
+        embeddings=judged.embedding[in_order[source[in_order] < 0]],
         alarming=tuple(first.values()),
         profiles=judged.profiles,
         changed=judged.changed,
@@ -143,6 +147,7 @@ def _grown(open_parts: Sessions, single: Sessions, session: np.ndarray, continue
 @dataclass(frozen=True)
 class _Judged:
     verdicts: list[Verdict]
+    embedding: np.ndarray  # (S, D)
     details: list[dict[str, dict[str, object]]]
     profiles: Profiles
     changed: np.ndarray
@@ -189,7 +194,7 @@ def _judge_all(
             unlearnt = np.where(opinion.belief[last] < belief.CALM, 0, mine.unlearnt[last] + 1)
             put(profiles, rows, replace(new, doubt=opinion.belief[last], unlearnt=unlearnt))
             changed[rows] = True
-    return _Judged([v for v in verdicts if v is not None], details, profiles, changed)
+    return _Judged([v for v in verdicts if v is not None], embedding, details, profiles, changed)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ log two connections write. Everyone else reads through `SqliteStore.reader`.
 
 from __future__ import annotations
 
-import fcntl
 import heapq
-import os
 import sqlite3
 import threading
 import zlib
@@ -23,18 +21,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from detector.errors import StoreBusyError, StoreDamagedError, StoreError
+from detector.database import CHECKPOINT_PAGES, REMEDY, connect, create, hold, inspect, let_go, log_of, prepare, size_of, translated
+from detector.errors import StoreDamagedError, StoreError
 from detector.lines import alert_line, verdict_line
-from detector.records import Alert, Changes, OutboxItem, Reject, Verdict
+from detector.records import Alert, Changes, OutboxItem, Reject, Remembered, Verdict
 
 HISTORY_BUCKETS = (0, 1, 5, 20, 100)  # accounts are counted by the sessions known of them; each bucket starts here
 PAGE = 1000  # rows per read of an iterator: other threads get their turn in between
-FILE, LOCK = "unlike.db", "unlike.lock"
-APPLICATION, VERSION = 0x756E6C6B, 1  # "unlk" and the schema's version, in the file's header
-CHECKED_WHOLE = 256 << 20  # bytes: up to here the whole file is checked at opening, in about half a second
-CHECKPOINT_PAGES = 8192  # 32 MB of log between checkpoints: hot pages are written to the file once, not at each commit
-CACHE_KIB = 65536  # upper levels of the indexes of a million accounts stay in memory
-REMEDY = "nothing was changed; put a backup back, or move the folder away to start anew; a retry does not help"
+FILE = "unlike.db"
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,9 @@ class Store(Protocol):
 
     def verdicts(self, since: float, until: float) -> Iterator[bytes]:
         """JSON of the verdicts on sessions with since <= end < until, ordered by end, then by commit."""
+
+    def remembered(self, user: str | None = None) -> Iterator[Remembered]:
+        """The sessions, of all accounts or of one, whose embedding came with their verdict, in the order of their commits."""
 
     def alerts(self, limit: int, since: float | None = None) -> list[bytes]:
         """JSON of at most `limit` alerts, newest event time first; only those raised at `since` or later."""
@@ -152,7 +149,8 @@ class MemoryStore:
         self._recent: list[tuple[float, bytes]] = []
         self._staged: dict[str, dict[int, bytes]] = {}
         self._sequence = 0
-        self._verdicts: dict[tuple[str, str | None, float], tuple[float, float, bytes]] = {}  # -> end, written, body
+        self._verdicts: dict[tuple[str, str | None, float], tuple[float, bytes, Remembered]] = {}  # -> written, body
+        self._judged = 0
         self._alerts: dict[str, tuple[float, bytes]] = {}
         self._outbox: dict[int, OutboxItem] = {}
         self._dead: dict[int, tuple[OutboxItem, str]] = {}
@@ -162,10 +160,13 @@ class MemoryStore:
 
     def commit(self, changes: Changes) -> None:
         """See Store."""
-        verdicts = {(v.user, v.session, v.start): (v.end, changes.now, body_of(v)) for v in changes.verdicts}
         alerts = [(alert.id, (alert.time, body_of(alert))) for alert in changes.alerts]
         positions = {name: msgspec.json.encode(position) for name, position in changes.positions.items()}
         with self._lock:
+            verdicts = {
+                (v.user, v.session, v.start): (changes.now, body_of(v), _remembered(number, v, embedding))
+                for number, (v, embedding) in enumerate(_with_embeddings(changes), self._judged + 1)
+            }
             if len(verdicts) != len(changes.verdicts) or not self._verdicts.keys().isdisjoint(verdicts):
                 raise StoreError(_doubled("memory"))
             for user, history, profile in changes.accounts:
@@ -180,6 +181,7 @@ class MemoryStore:
                 self._sequence += 1
                 self._staged.setdefault(day, {})[self._sequence] = body
             self._verdicts |= verdicts
+            self._judged += len(verdicts)
             for id_, alert in alerts:
                 self._put_alert(id_, alert, changes)
             self._quarantine += [(changes.now, reject) for reject in changes.rejects]
@@ -275,8 +277,14 @@ class MemoryStore:
     def verdicts(self, since: float, until: float) -> Iterator[bytes]:
         """See Store."""
         with self._lock:
-            rows = sorted(((end, body) for end, _, body in self._verdicts.values() if since <= end < until), key=lambda row: row[0])
-        yield from (body for _, body in rows)
+            rows = [(row.end, body) for _, body, row in self._verdicts.values() if since <= row.end < until]
+        yield from (body for _, body in sorted(rows, key=lambda row: row[0]))
+
+    def remembered(self, user: str | None = None) -> Iterator[Remembered]:
+        """See Store."""
+        with self._lock:
+            rows = [row for *_, row in self._verdicts.values() if row.embedding and user in (None, row.user)]
+        yield from rows
 
     def alerts(self, limit: int, since: float | None = None) -> list[bytes]:
         """See Store."""
@@ -357,7 +365,7 @@ class MemoryStore:
     def prune(self, verdicts_before: float, quarantine_before: float) -> dict[str, int]:
         """See Store."""
         with self._lock:
-            verdicts = {key: row for key, row in self._verdicts.items() if row[1] >= verdicts_before}
+            verdicts = {key: row for key, row in self._verdicts.items() if row[0] >= verdicts_before}
             quarantine = [row for row in self._quarantine if row[0] >= quarantine_before]
             gone = {"verdicts": len(self._verdicts) - len(verdicts), "quarantine": len(self._quarantine) - len(quarantine)}
             self._verdicts, self._quarantine = verdicts, quarantine
@@ -399,7 +407,7 @@ _SCHEMA = (
     "CREATE INDEX staged_day ON staged(day, id)",
     """CREATE TABLE verdicts(id INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL, session TEXT,
         start REAL NOT NULL, end REAL NOT NULL, score REAL NOT NULL, p REAL NOT NULL, belief REAL NOT NULL,
-        written REAL NOT NULL, body BLOB NOT NULL)""",
+        written REAL NOT NULL, pack TEXT NOT NULL, embedding BLOB NOT NULL, body BLOB NOT NULL)""",
     "CREATE UNIQUE INDEX verdict_once ON verdicts(user, start, coalesce(session, x''))",  # text never equals a blob
     "CREATE INDEX verdict_end ON verdicts(end, id)",
     "CREATE INDEX verdict_written ON verdicts(written)",
@@ -428,18 +436,18 @@ class SqliteStore:
     def __init__(self, folder: str | Path, *, reading: bool = False, max_bytes: int | None = None) -> None:
         self._path = Path(folder).absolute() / FILE
         self._lock = threading.RLock()
-        self._guard = None if reading else _hold(self._path.parent)
+        self._guard = None if reading else hold(self._path.parent)
         try:
             if reading and not self._path.exists():
                 raise StoreError(f"{self._path}: not there; expected the state folder of a daemon that has run")
-            with _translated(self._path):
+            with translated(self._path):
                 if not self._path.exists():
-                    _create(self._path)
-                self._db = _connect(self._path, "ro" if reading else "rw")
+                    create(self._path, _SCHEMA)
+                self._db = connect(self._path, "ro" if reading else "rw")
                 try:
-                    _inspect(self._db, self._path, whole=not reading)
+                    inspect(self._db, self._path, whole=not reading)
                     if not reading:
-                        _prepare(self._db, max_bytes)
+                        prepare(self._db, max_bytes)
                 except BaseException:
                     self._db.close()
                     raise
@@ -483,10 +491,13 @@ class SqliteStore:
             )
 
     def _put_verdicts(self, db: sqlite3.Connection, changes: Changes) -> None:
-        rows = ((v.user, v.session, v.start, v.end, v.score, v.p, v.belief, changes.now, body_of(v)) for v in changes.verdicts)
-        columns = "user, session, start, end, score, p, belief, written, body"
+        rows = (
+            (v.user, v.session, v.start, v.end, v.score, v.p, v.belief, changes.now, v.pack, embedding, body_of(v))
+            for v, embedding in _with_embeddings(changes)
+        )
+        columns = "user, session, start, end, score, p, belief, written, pack, embedding, body"
         try:
-            db.executemany(f"INSERT INTO verdicts({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(f"INSERT INTO verdicts({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
                 raise
@@ -553,7 +564,7 @@ class SqliteStore:
         histories = tuple(n for what, _, n in tally if what == "accounts")
         reasons = {name: n for what, name, n in tally if what == "quarantine" and n}
         opened = sum(n for what, _, n in tally if what == "open")
-        size = _size(self._path) + _size(_log(self._path))
+        size = size_of(self._path) + size_of(log_of(self._path))
         return Counts(sum(histories), histories, opened, letters.get(0, 0), letters.get(1, 0), reasons, size)
 
     def verdicts(self, since: float, until: float) -> Iterator[bytes]:
@@ -562,6 +573,15 @@ class SqliteStore:
         while rows := self._rows(f"SELECT end, id, body FROM verdicts WHERE {where} ORDER BY end, id LIMIT ?", *key, until, PAGE):
             yield from (body for _, _, body in rows)
             key = rows[-1][:2]
+
+    def remembered(self, user: str | None = None) -> Iterator[Remembered]:
+        """See Store."""
+        number, named = 0, () if user is None else (user,)
+        sql = "SELECT id, user, session, start, end, p, belief, pack, embedding FROM verdicts WHERE id > ? AND embedding <> x''"
+        sql += " AND user = ?" * len(named) + " ORDER BY id LIMIT ?"
+        while rows := self._rows(sql, number, *named, PAGE):
+            yield from (Remembered(*row) for row in rows)
+            number = rows[-1][0]
 
     def alerts(self, limit: int, since: float | None = None) -> list[bytes]:
         """See Store."""
@@ -634,7 +654,7 @@ class SqliteStore:
         before = {"verdicts": verdicts_before, "quarantine": quarantine_before}
         gone = {table: self._delete_written(table, time) for table, time in before.items()}
         for _ in range(0, self._rows("PRAGMA freelist_count")[0][0], CHECKPOINT_PAGES):
-            with self._lock, _translated(self._path):
+            with self._lock, translated(self._path):
                 self._db.executescript(f"PRAGMA incremental_vacuum({CHECKPOINT_PAGES})")  # execute() would free one page only
         return gone
 
@@ -649,27 +669,27 @@ class SqliteStore:
 
     def close(self) -> None:
         """See Store. Writes the log into the database; the folder is free for another process."""
-        with self._lock, _translated(self._path):
+        with self._lock, translated(self._path):
             self._db.close()
         self._let_go()
 
     def _let_go(self) -> None:
         if self._guard is not None:
-            os.close(self._guard)
+            let_go(self._guard)
             self._guard = None
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock, _translated(self._path):
+        with self._lock, translated(self._path):
             return self._db.execute(sql, values).fetchall()
 
     def _bodies(self, sql: str, users: Sequence[str]) -> dict[str, bytes]:
-        with self._lock, _translated(self._path):
+        with self._lock, translated(self._path):
             rows = [row for user in users for row in self._db.execute(sql, (user,))]
         return {user: self._unseal(body) for user, body in rows}
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated(self._path):
+        with self._lock, translated(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -704,6 +724,15 @@ def _put_alerts(db: sqlite3.Connection, changes: Changes) -> None:
             db.executemany("INSERT INTO outbox(alert, sink, attempts, due, dead, error) VALUES (?, ?, 0, ?, 0, '')", items)
 
 
+def _with_embeddings(changes: Changes) -> Iterator[tuple[Verdict, bytes]]:
+    return zip(changes.verdicts, changes.embeddings or [b""] * len(changes.verdicts), strict=True)
+
+
+def _remembered(number: int, verdict: Verdict, embedding: bytes) -> Remembered:
+    v = verdict
+    return Remembered(number, v.user, v.session, v.start, v.end, v.p, v.belief, v.pack, embedding)
+
+
 def _bucket(history: int) -> int:
     return bisect_right(HISTORY_BUCKETS, history, lo=1) - 1
 
@@ -721,117 +750,3 @@ def _doubled(where: object) -> str:
 
 def _no_item(where: object, item: object) -> str:
     return f"{where}: the outbox has no item {item} on its way; expected one that outbox_due gave"
-
-
-def _hold(folder: Path) -> int:
-    """A descriptor that holds the folder for this process; the kernel lets go of it however the process ends."""
-    lock = folder / LOCK
-    try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        guard = os.open(lock, os.O_RDWR | os.O_CREAT, 0o640)
-    except OSError as error:
-        raise StoreError(f"{lock}: cannot be opened: {error.strerror}; expected a folder that may be written to") from error
-    try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(guard, 0)
-        os.pwrite(guard, str(os.getpid()).encode(), 0)
-    except BlockingIOError as error:
-        holder = os.read(guard, 20).decode("ascii", "replace") or "unknown"
-        os.close(guard)
-        raise StoreBusyError(f"{folder}: held by process {holder}; stop it, or use another state folder") from error
-    except OSError as error:
-        os.close(guard)
-        raise StoreError(f"{lock}: cannot be locked: {error.strerror}; a retry helps once it can") from error
-    return guard
-
-
-def _create(path: Path) -> None:
-    """A database appears under its name only when it is complete, so one that is empty or partial is known to be damaged."""
-    if _log(path).exists():
-        raise StoreDamagedError(f"{path}: missing, but its log {_log(path).name} is there; {REMEDY}")
-    fresh = path.with_suffix(".new")
-    try:
-        fresh.unlink(missing_ok=True)
-        db = sqlite3.connect(fresh, isolation_level=None)
-        try:
-            for name, value in {"auto_vacuum": "INCREMENTAL", "journal_mode": "MEMORY", "synchronous": "FULL"}.items():
-                db.execute(f"PRAGMA {name} = {value}")
-            db.execute("BEGIN")
-            db.execute(f"PRAGMA application_id = {APPLICATION}")
-            db.execute(f"PRAGMA user_version = {VERSION}")
-            for statement in _SCHEMA:
-                db.execute(statement)
-            db.execute("COMMIT")
-        finally:
-            db.close()
-        fresh.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be created: {error.strerror}; a retry helps once the folder can be written to") from error
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=5)
-
-
-def _prepare(db: sqlite3.Connection, max_bytes: int | None) -> None:
-    """Settings of the one writing connection."""
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    db.execute(f"PRAGMA journal_size_limit = {4 * CHECKPOINT_PAGES * 4096}")
-    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    if max_bytes is not None:
-        db.execute(f"PRAGMA max_page_count = {max_bytes // 4096}")
-
-
-def _inspect(db: sqlite3.Connection, path: Path, whole: bool) -> None:
-    """Refuse a file that is not whole. Of a large one only the small tables are looked through; records carry checksums."""
-    if _size(path) == 0:
-        raise StoreDamagedError(f"{path}: empty, expected a database; {REMEDY}")
-    application, version, page, pages = (
-        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version", "page_size", "page_count")
-    )
-    if application != APPLICATION:
-        raise StoreDamagedError(f"{path}: not a store of this program; {REMEDY}")
-    if version != VERSION:
-        raise StoreError(f"{path}: schema version {version}, expected {VERSION}: written by another release; use that one")
-    if not whole:
-        return
-    if _size(path) + _size(_log(path)) < page * pages:
-        raise StoreDamagedError(f"{path}: cut off: {_size(path)} bytes, expected {page * pages}; {REMEDY}")
-    small = ("tally", "engine", "positions", "recent", "outbox", "alerts")
-    checks = [""] if _size(path) <= CHECKED_WHOLE else [f"({table})" for table in small]
-    for check in checks:
-        found = db.execute(f"PRAGMA quick_check{check}").fetchone()[0]
-        if found != "ok":
-            raise StoreDamagedError(f"{path}: damaged: {found}; {REMEDY}")
-
-
-def _log(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
-
-
-def _size(path: Path) -> int:
-    """Bytes; 0 for a file that is not there."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """SQLite's errors become ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise StoreDamagedError(f"{path}: damaged: {error}; {REMEDY}") from error
-        hint = "free some space; a retry helps then" if code == sqlite3.SQLITE_FULL else "nothing of it was written"
-        raise StoreError(f"{path}: {error}; {hint}") from error

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from detector import attacks, belief, encoder, fusion
+from detector import attacks, belief, drift, encoder, fusion
 from detector.errors import TrainingError
 from detector.evidence import (
     Population,
@@ -129,10 +129,13 @@ def train(
     late = np.arange(cut, len(table))
     first = _fit_model(found, take(table, np.arange(cut)), account[:cut], len(users), seed)
     first = replace(first, population=_with_predictive(first, table, account, cut, seed))
-    judged, scores, report = _fit_fusion(first, table, account, late, len(users), seed)
+    judged, scores, ps, report = _fit_fusion(first, table, account, late, len(users), seed)
     final = _fit_model(found, table, account, len(users), seed)
     fitted = {name: getattr(first.population, name) for name in ("discount", "strength", "blend")}
     population = replace(final.population, **fitted)
+    recent = take(table, late)
+    seen = encoder.encode(final.model, recent, encoder.measures(recent, population.centre, population.spread))
+    usual = drift.reference(take(table, np.arange(cut)), recent, seen, ps, first.population.vocabulary, len(found.text))
     newest = float(batch.time.max())
     days = max((newest - float(batch.time.min())) / 86400, 1 / 24)
     report |= {
@@ -143,7 +146,7 @@ def train(
         "text": list(found.text),
         "number": [f"{n} (log)" if log else n for n, log in zip(found.number, found.log_scale, strict=True)],
     }
-    recent = table.end > newest - 28 * 86400
+    month = table.end > newest - 28 * 86400
     pack = Pack(
         id="",
         facets=found,
@@ -154,9 +157,10 @@ def train(
         trusted_until=newest if trusted_until is None else trusted_until,
         trained_until=newest,
         sessions=len(table),
-        sessions_per_day=float(recent.sum() / min(days, 28)),
+        sessions_per_day=float(month.sum() / min(days, 28)),
         seed=seed,
         report=report,
+        drift=usual,
     )
     return replace(pack, id=content_id(pack))
 
@@ -402,8 +406,8 @@ def _attack(
 
 def _fit_fusion(
     model: _Model, table: Sessions, account: np.ndarray, late: np.ndarray, accounts: int, seed: int
-) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], dict[str, Any]]:
-    """Fusion and reference of scores from the later part of history, and what separates how well."""
+) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, dict[str, Any]]:
+    """Fusion, reference of scores and p-values of the later part of history (of its last sessions), and what separates how well."""
     rng = np.random.default_rng(seed)
     warm = _walk(model, take(table, np.arange(late[0])), account[: late[0]], accounts)[0]
     late = late[-ENOUGH_SESSIONS:]
@@ -429,7 +433,8 @@ def _fit_fusion(
         "simulated_auc": round(fusion.auc(strangeness[:n], caught), 4),
         "caught_at_1_percent": by_kind,
     }
-    return fitted, scores, report
+    ps = np.exp(-fusion.by_history(scores, (strangeness + carried)[:n], both[1][:n]))
+    return fitted, scores, ps, report
 
 
 def worse(new: Pack, old: Pack | None, tolerance: float = 0.02) -> str | None:

@@ -13,7 +13,6 @@ import pytest
 
 from detector import pack
 from detector.app import Daemon, packs_folder, unlike_command
-from detector.drift import FEWEST, drift_of
 from detector.lines import rfc3339
 from detector.pack import Pack
 from detector.settings import load
@@ -51,10 +50,40 @@ def test_retention_keeps_what_the_settings_say_and_no_more(daemon: Daemon) -> No
     assert not list(daemon.store.verdicts(-np.inf, np.inf))
 
 
-def test_the_drift_job_compares_the_last_days_p_values(daemon: Daemon) -> None:
+def drifted(daemon: Daemon, of: str) -> float | None:
+    return daemon.metrics.registry.get_sample_value("unlike_drift", {"of": of})
+
+
+def test_the_drift_job_tells_of_each_kind_how_far_the_last_day_is_from_what_is_usual(daemon: Daemon) -> None:
+    daemon.drift()
+    assert drifted(daemon, "facet") == 0
     daemon.cycle()
     daemon.drift()
-    assert daemon.metrics.registry.get_sample_value("unlike_p_value_drift") is not None
+    assert all((drifted(daemon, of) or 0) > 0 for of in ("p_value", "embedding", "facet"))
+
+
+def test_drift_makes_training_due_at_once_but_not_more_than_once_a_day(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.cycle()
+    log = tmp_path / "log.jsonl"
+    for row in (r | {"device": "new-" + str(r["device"])} for r in rows_of_people(14, 8)):
+        with log.open("a") as file:
+            file.write(json.dumps(row | {"time": rfc3339(float(str(row["time"])) + 55 * DAY)}) + "\n")
+    daemon.cycle()
+    daemon.engine.state.counters["verdicts_at_training"] = 10_000  # so that growth is no reason
+    assert not daemon._training_due()
+    for _ in range(2):
+        daemon.drift()
+    assert (drifted(daemon, "facet") or 0) > 1
+    assert daemon.metrics.registry.get_sample_value("unlike_drift_alarms_total") == 1
+    assert daemon._training_due()
+    daemon.command = [sys.executable, "-c", "import sys; sys.exit(0)"]
+    daemon.watch_training()
+    assert daemon.metrics.registry.get_sample_value("unlike_trainings_total", {"outcome": "installed"}) == 1
+    assert not daemon._training_due()
+    daemon.engine.state.counters["drift_untrained"] = 1  # it is told again the next day
+    assert not daemon._training_due()
+    daemon.clock = lambda: NOW + DAY
+    assert daemon._training_due()
 
 
 def test_a_cycle_that_fails_is_counted_and_the_next_one_goes_on_from_what_is_stored(daemon: Daemon) -> None:
@@ -76,13 +105,6 @@ def test_another_installed_pack_is_followed(daemon: Daemon, trained: Pack) -> No
     daemon.cycle()
     assert daemon.engine.state.pack == "copy"
     assert daemon.store.counts().accounts == 14
-
-
-def test_uniform_p_values_are_no_drift_and_shifted_ones_are() -> None:
-    rng = np.random.default_rng(0)
-    assert not drift_of(rng.random(2000).tolist()).alarming
-    assert drift_of((rng.random(2000) ** 2).tolist()).alarming
-    assert drift_of([0.0] * (FEWEST - 1)).distance == 0
 
 
 def test_a_hostile_value_cannot_forge_a_log_line_and_libraries_are_heard() -> None:

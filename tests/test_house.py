@@ -17,7 +17,8 @@ CORE = {
     "outliers": set(),
     "fusion": {"outliers"},
     "belief": set(),
-    "drift": set(),
+    "drift": {"sessions"},
+    "neighbours": set(),
 }
 EVERYBODY = {"records", "errors"}
 BANNED_IN_CORE = {"time", "datetime", "random", "logging", "structlog", "sqlite3", "socket", "prometheus_client", "threading", "os"}

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from detector.errors import StoreBusyError, StoreDamagedError, StoreError
-from detector.records import Alert, Changes, Reject, Verdict
+from detector.records import Alert, Changes, Reject, Remembered, Verdict
 from detector.stores import FILE, MemoryStore, SqliteStore, Store, body_of
 from tests.faults import FAULTS, FaultyStore, Killed
 
@@ -70,6 +70,7 @@ def everything(store: Store) -> dict[str, Any]:
         "recent": store.recent(),
         "staged": [(day, list(store.staged(day))) for day in store.staged_days()],
         "verdicts": list(store.verdicts(-math.inf, math.inf)),
+        "remembered": list(store.remembered()),
         "alerts": store.alerts(100),
         "quarantine": store.quarantine(100),
         "outbox": store.outbox_due(math.inf, 100),
@@ -86,6 +87,7 @@ FULL = Changes(
     recent=((40.0, b"hashes"),),
     history=(("2026-01-01", b"events"),),
     verdicts=(verdict(),),
+    embeddings=(b"vector",),
     alerts=(alert("a1"),),
     sinks=("file", "log"),
     rejects=(reject("1"),),
@@ -110,6 +112,7 @@ def test_all_of_a_commit_can_be_read_back(store: Store) -> None:
     assert store.recent() == [(40.0, b"hashes")]
     assert [list(store.staged(day)) for day in store.staged_days()] == [[(1, b"events")]]
     assert list(store.verdicts(-math.inf, math.inf)) == [body_of(verdict())]
+    assert list(store.remembered()) == [Remembered(1, "ada", None, 0.0, 1.0, 0.25, 0.125, "pack-1", b"vector")]
     assert store.alerts(9) == [body_of(alert("a1"))]
     assert store.quarantine(9) == [reject("1")]
     assert outbox(store) == [("a1", "file"), ("a1", "log")]
@@ -146,7 +149,7 @@ def test_a_doubled_verdict_is_refused_with_all_that_came_with_it(store: Store) -
     before = everything(store)
     for verdicts in ((verdict(),), (verdict("eve"), verdict()), (verdict("eve", session="s"), verdict("eve", session="s"))):
         with pytest.raises(StoreError, match="verdict"):
-            store.commit(replace(FULL, accounts=(("zoe", 1, b""),), alerts=(alert("a2"),), verdicts=verdicts))
+            store.commit(replace(FULL, accounts=(("zoe", 1, b""),), alerts=(alert("a2"),), verdicts=verdicts, embeddings=()))
     assert everything(store) == before
 
 
@@ -162,6 +165,23 @@ def test_verdicts_come_by_end_and_then_by_commit_within_the_time_asked(store: St
         store.commit(Changes(verdicts=(verdict(f"u{n}", end=end),)))
     users = [msgspec.json.decode(body)["user"] for body in store.verdicts(3.0, 5.0)]
     assert users == ["u1", "u3", "u2"]
+
+
+def test_embeddings_are_told_of_all_accounts_or_of_one_in_the_order_of_their_commits(store: Store) -> None:
+    store.commit(Changes(verdicts=(verdict("zoe", end=9.0), verdict("ada")), embeddings=(b"1", b"2"), now=5.0))
+    store.commit(Changes(verdicts=(verdict("eve"),), now=5.0))
+    store.commit(Changes(verdicts=(verdict("zoe", start=1.0),), embeddings=(b"3",), now=8.0))
+    assert [(r.number, r.user, r.embedding) for r in store.remembered()] == [(1, "zoe", b"1"), (2, "ada", b"2"), (4, "zoe", b"3")]
+    assert [r.start for r in store.remembered("zoe")] == [0.0, 1.0]
+    assert list(store.remembered("nobody")) == list(store.remembered("eve")) == []
+    store.prune(6.0, 6.0)
+    assert [r.number for r in store.remembered()] == [4]
+
+
+def test_verdicts_with_some_embeddings_but_not_all_are_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        store.commit(Changes(engine=b"new", verdicts=(verdict(), verdict("eve")), embeddings=(b"1",)))
+    assert (store.engine(), list(store.remembered())) == (None, [])
 
 
 def test_an_alert_is_kept_and_sent_once_however_often_it_is_committed(store: Store) -> None:
@@ -509,7 +529,7 @@ def test_a_value_that_is_not_what_was_written_is_never_handed_out(tmp_path: Path
 
 def test_a_store_of_another_release_is_refused_by_its_version(tmp_path: Path) -> None:
     edited(filled(tmp_path), 60, (99).to_bytes(4, "big"))
-    with pytest.raises(StoreError, match="schema version 99, expected 1"):
+    with pytest.raises(StoreError, match="schema version 99, expected 2"):
         SqliteStore(tmp_path)
 
 
@@ -521,7 +541,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) 
 
 def test_a_full_disk_loses_nothing_and_the_store_goes_on_once_there_is_room(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path, max_bytes=1 << 20)
-    big = replace(FULL, verdicts=(), rejects=(), history=())
+    big = replace(FULL, verdicts=(), embeddings=(), rejects=(), history=())
 
     def fill() -> None:
         for n in range(1000):
