@@ -2,8 +2,9 @@
 
 The alert budget: a verdict's p is the share of owners' sessions that look at least as strange, so of `sessions_per_day` sessions of
 owners, `sessions_per_day · p` a day fall at or below p. An alert is raised at p ≤ per_day / sessions_per_day, which spends the
-budget and no more where p is calibrated; never at p above 0.05, however quiet the log, since a session as strange as that of one
-owner in twenty is no alarm; and at p ≤ 0.001 where nobody knows yet how many sessions a day there are.
+budget and no more where p is calibrated, times what the alerts of the last days ask for (detector.calibration); never at p above
+0.05, however quiet the log, since a session as strange as that of one owner in twenty is no alarm; and at p ≤ 0.001 where nobody
+knows yet how many sessions a day there are.
 """
 
 from __future__ import annotations
@@ -32,19 +33,20 @@ class Policy:
     """How many alerts people want, and of how many sessions."""
 
     per_day: float  # alerts, > 0
-    sessions_per_day: float = 0.0  # of all accounts, as the pack has seen; 0: unknown
+    sessions_per_day: float = 0.0  # of all accounts; 0: unknown
+    lean: float = 0.0  # log of what feedback multiplies the threshold by
 
     @property
     def threshold(self) -> float:
         """The largest p that raises an alert."""
         if not (self.sessions_per_day > 0 and math.isfinite(self.sessions_per_day)):
             return UNKNOWN_THRESHOLD
-        return min(HIGHEST_THRESHOLD, self.per_day / self.sessions_per_day)
+        return min(HIGHEST_THRESHOLD, self.per_day / self.sessions_per_day * math.exp(self.lean))
 
 
 def raise_alerts(
     verdicts: Iterable[Verdict],
-    policy: Policy,
+    threshold: float,
     time: float,
     *,
     still_open: bool = False,
@@ -57,14 +59,14 @@ def raise_alerts(
     the details of a verdict only where it becomes an alert; see `explanations.explain`.
     """
     left: Sequence[Verdict] = list(verdicts)
-    for stage in (within_budget(policy), once, *stages):
+    for stage in (within_budget(threshold), once, *stages):
         left = stage(left)
-    return [_alert(verdict, policy, time, still_open, describe(verdict)) for verdict in left]
+    return [_alert(verdict, threshold, time, still_open, describe(verdict)) for verdict in left]
 
 
-def within_budget(policy: Policy) -> Stage:
+def within_budget(threshold: float) -> Stage:
     """The stage that passes on what is strange enough."""
-    return lambda verdicts: [verdict for verdict in verdicts if verdict.p <= policy.threshold]
+    return lambda verdicts: [verdict for verdict in verdicts if verdict.p <= threshold]
 
 
 def once(verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
@@ -88,12 +90,12 @@ def alert_id(user: str, session: str | None, start: float) -> str:
     return blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def _alert(verdict: Verdict, policy: Policy, time: float, still_open: bool, details: Details) -> Alert:
+def _alert(verdict: Verdict, threshold: float, time: float, still_open: bool, details: Details) -> Alert:
     reasons = explain(verdict, details)
     return Alert(
         id=alert_id(verdict.user, verdict.session, verdict.start),
         time=time,
-        severity=severity(verdict.p, verdict.belief, policy.threshold),
+        severity=severity(verdict.p, verdict.belief, threshold),
         verdict=verdict,
         open=still_open,
         summary=summary(reasons),

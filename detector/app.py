@@ -248,7 +248,6 @@ class Daemon:
         jobs(self.drift, "interval", hours=1, id="drift")
         jobs(self.retain, "interval", hours=1, id="retention")
         self.scheduler.start()
-        self.metrics.budget(self.settings.alerts.per_day)
         self.log.info("started", state=self.settings.state.folder, sources=[s.name for s in self.sources])
 
     def _job_event(self, event: JobEvent) -> None:
@@ -301,7 +300,6 @@ class Daemon:
             self.engine.sinks = tuple(self.sinks)
         self.scheduler.reschedule_job("cycle", trigger="interval", seconds=new.cycle.every)
         self.metrics.reloaded(True)
-        self.metrics.budget(new.alerts.per_day)
         self.log.info("settings taken")
 
     def run(self) -> None:

@@ -194,19 +194,19 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _history(settings: Settings, events: Sequence[str], until: float) -> tuple[Batch, set[tuple[str, float]]]:
+def _history(settings: Settings, events: Sequence[str], until: float) -> tuple[Batch, dict[tuple[str, float], float]]:
     """All events before `until` of files, or of the stored history where none are named; and the sessions in doubt, if known."""
     import msgspec
 
     from detector import history
-    from detector.belief import CALM
+    from detector.belief import DOUBTED
     from detector.cycle import select
     from detector.lines import seconds
     from detector.settings import SourceSettings
     from detector.sources import read_all
     from detector.stores import SqliteStore
 
-    doubtful: set[tuple[str, float]] = set()
+    doubtful: dict[tuple[str, float], float] = {}
     if events:
         fields = settings.source[0] if settings.source else SourceSettings()
         chunks = read_all(events, fields, settings.events, settings.cycle.batch_events, time.time())
@@ -215,7 +215,7 @@ def _history(settings: Settings, events: Sequence[str], until: float) -> tuple[B
         store = SqliteStore.reader(settings.state.folder)
         batches = list(history.read(store, Path(settings.state.folder), until=until))
         judged = [msgspec.json.decode(body) for body in store.verdicts(float("-inf"), until)]
-        doubtful = {(v["user"], seconds(v["start"])) for v in judged if v["belief"] >= CALM}
+        doubtful = {(v["user"], seconds(v["start"])): v["belief"] for v in judged if v["belief"] >= DOUBTED}
         store.close()
     return history.concat([select(b, b.time < until) for b in batches]), doubtful
 

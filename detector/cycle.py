@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from alerts.policy import Policy, raise_alerts
-from detector import drift, history, scoring, training
+from detector import calibration, drift, history, scoring, training
 from detector.pack import Pack
 from detector.profiles import Profiles, blank, from_bytes, put, to_bytes
 from detector.profiles import take as take_profiles
@@ -38,6 +38,7 @@ class EngineState(msgspec.Struct, frozen=True):
     pack: str = ""  # the pack that profiles and open sessions belong to
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     days: dict[int, list[int]] = msgspec.field(default_factory=dict)  # of the last days under this pack; see drift
+    watch: calibration.Watch = calibration.Watch()
 
 
 class OpenRow(msgspec.Struct, array_like=True):
@@ -193,8 +194,18 @@ class Engine:
         return scoring.Rules(s.session.gap, s.session.named_gap, s.events.lateness)
 
     @property
-    def policy(self) -> Policy:
-        return Policy(self.settings.alerts.per_day, self.pack.sessions_per_day if self.pack else 0.0)
+    def alerts_per_day(self) -> float:
+        """The budget: of alerts a day, or of alerts per 1,000 accounts a day where that is set."""
+        wanted = self.settings.alerts
+        accounts = float(self.pack.report.get("accounts", 0)) if self.pack else 0.0
+        if wanted.per_1000_accounts_a_day > 0 and accounts:
+            return wanted.per_1000_accounts_a_day * accounts / 1000
+        return wanted.per_day
+
+    def limit(self, watch: calibration.Watch) -> float:
+        """The largest p that alarms on the watch's day."""
+        sessions = calibration.sessions_a_day(watch, self.pack.sessions_per_day) if self.pack else 0.0
+        return Policy(self.alerts_per_day, sessions, watch.lean).threshold
 
     def run(
         self, source: str, chunk: Chunk, now: float, *, idle: bool = False, drain: bool = False, looks: bool = True
@@ -236,7 +247,14 @@ class Engine:
         reasons = Counter(r.reason for r in rejects)
         counters = Counter(self.state.counters)
         counters.update(events=len(batch), duplicates=duplicates, verdicts=len(verdicts), alerts=len(alerts), rejects=len(rejects))
-        state = EngineState(newest, newest_at, pack.id if pack else "", dict(counters), self._days(outcome))
+        state = EngineState(
+            newest,
+            newest_at,
+            pack.id if pack else "",
+            dict(counters),
+            self._days(outcome),
+            outcome.watch if outcome else self.state.watch,
+        )
         changes = replace(
             changed,
             positions={source: chunk.position} if chunk.position else {},
@@ -261,7 +279,9 @@ class Engine:
             scores=np.array([v.score for v in verdicts]),
             ps=np.array([v.p for v in verdicts]),
             scoring_lags_s=np.array([max(now - v.end, 0) for v in verdicts]),
-            threshold=self.policy.threshold if pack is not None and pack.fusion else 0.0,
+            threshold=self.limit(state.watch) if pack is not None and pack.fusion else 0.0,
+            alerts_a_day=calibration.alerts_a_day(state.watch),
+            budget_a_day=self.alerts_per_day,
             alerts=dict(Counter(a.severity for a in alerts)),
             event_clock=newest if newest > NOTHING_SEEN else 0.0,
         )
@@ -291,8 +311,6 @@ class Engine:
         records = self.store.accounts(users)
         profiles = from_bytes([records.get(u) for u in users], pack.shape, 0.0)
         opened = self.store.open_sessions(users)
-        policy = self.policy
-        alarm_below = policy.threshold if pack.fusion else 0.0
         outcome = scoring.step(
             batch,
             clock,
@@ -302,7 +320,8 @@ class Engine:
             pack,
             self.rules,
             watermark,
-            alarm_below,
+            self.state.watch,
+            scoring.Budget(self.alerts_per_day, self.limit),
             looks,
         )
         changed = np.flatnonzero(outcome.changed)
@@ -314,7 +333,7 @@ class Engine:
         )
         changes = with_open(changes, outcome.open_sessions, opened, self.rules)
         time = float(clock[-1]) if len(clock) else self.state.newest
-        return changes, outcome, tuple(alerts_of(outcome.alarming, policy, time))
+        return changes, outcome, tuple(alerts_of(outcome.alarming, time))
 
 
 def with_open(changes: Changes, table: Sessions, before: Mapping[str, bytes], rules: scoring.Rules) -> Changes:
@@ -329,13 +348,13 @@ def with_open(changes: Changes, table: Sessions, before: Mapping[str, bytes], ru
     return replace(changes, open_sessions=opened, closed_users=tuple(user for user in before if user not in packed))
 
 
-def alerts_of(alarming: Sequence[scoring.Alarming], policy: Policy, time: float) -> list[Alert]:
+def alerts_of(alarming: Sequence[scoring.Alarming], time: float) -> list[Alert]:
     """The alerts for sessions that alarm; `time` is the event clock, and an alert is not older than its session's newest event."""
     details = {id(one.verdict): one.details for one in alarming}
     out: list[Alert] = []
     for one in alarming:
         moment = min(one.verdict.end, time) if time > NOTHING_SEEN else one.verdict.end
-        out += raise_alerts([one.verdict], policy, moment, still_open=one.open, describe=lambda v: details[id(v)])
+        out += raise_alerts([one.verdict], one.limit, moment, still_open=one.open, describe=lambda v: details[id(v)])
     return out
 
 
@@ -381,7 +400,8 @@ def rebuild(
                 pack,
                 rules,
                 newest - rules.lateness,
-                0.0,
+                calibration.Watch(),
+                scoring.Budget(1.0, lambda _: 0.0),
                 False,
             )
             put(profiles, rows, outcome.profiles)
@@ -412,6 +432,7 @@ def settle(engine: Engine, pack: Pack, profiles: Profiles, users: list[str], ope
         pack=pack.id,
         newest=max(engine.state.newest, newest),
         days={},
+        watch=calibration.Watch(lean=engine.state.watch.lean),
         counters=engine.state.counters | {"verdicts_at_training": engine.state.counters.get("verdicts", 0)},
     )
     engine.store.commit(with_open(Changes(engine=msgspec.json.encode(state)), opened, before, engine.rules))

@@ -19,7 +19,7 @@ from detector.sessions import Sessions, with_volume
 
 TABLE = 1 << 15  # hashed values; a collision only blurs two rare values
 WIDTH = 48  # D: wider gained nothing on the four logs and costs memory per remembered session
-TEMPERATURE = 0.1
+TEMPERATURE = 0.2
 DROPOUT = 0.3  # of values: a session must be recognised from a part of it
 ACCOUNTS_PER_STEP = 128
 

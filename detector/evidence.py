@@ -22,7 +22,7 @@ from detector.profiles import Profiles, lookup
 from detector.sessions import Sessions, with_volume
 
 EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
-EMBEDDING_SCALE = 10.0  # the temperature of the encoder's loss turned over: likeness / 0.1 is in nats
+EMBEDDING_SCALE = 10.0  # nats per unit of likeness; calibration takes out what it is, but for the softness of `peers`
 DERIVED = ("pace", "volume")  # the last numbers; extremes of theirs only repeated what the bulk says
 NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
 COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 MATURITY = (1, 5, 20)  # bounds of the bins of history: none, new, young, mature
 QUANTILES = 2000  # Q: a reference is kept as so many quantiles at most
 SLACK = 0.1  # nats: differences below it are nothing, and constant channels stay silent
+FINEST = 2000.0  # 1 / p that a reference resolves, however large
 TAIL_CEILING = 3.0  # nats above the reference's largest e
 TAIL_SHARE = 0.02  # of the reference gives the scale of the tail
 LLR_SLOPE, LLR_LOW, LLR_HIGH = 1.5, -5.0, 6.0  # one session alone neither clears nor condemns for good
 RELEVANT = 0.25  # relevance from which a channel is shown to the outlier model: half of the best one's gain
-FEWEST = 100  # a bin with fewer sessions borrows the reference of all
+FEWEST = 30  # sessions: a bin with fewer sessions borrows the reference of all
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def surprise(scores: np.ndarray, ref: Reference) -> np.ndarray:
     if ref.count > size:
         body = size - tail
         above = np.where(above > tail, tail + (above - tail) / body * (ref.count - tail), above)
-    e = -np.log((1 + above) / (1 + ref.count))
+    finest = max(ref.count / FINEST, 1.0)  # as if of FINEST scores, so that packs of longer histories do not shout louder
+    e = -np.log((finest + above) / (finest + ref.count))
     beyond = np.maximum(x - ref.values[-1], 0) / ref.scale
     return e + TAIL_CEILING * -np.expm1(-beyond / TAIL_CEILING)
 
@@ -100,9 +102,10 @@ def calibrate(references: tuple[tuple[Reference, ...], ...], channels: np.ndarra
 
 
 def references_by_history(scores: np.ndarray, history: np.ndarray) -> tuple[Reference, ...]:
-    """(M) references of (S,) owners' scores; a bin with too few borrows that of all."""
+    """(M) references of (S,) owners' scores; a bin with too few borrows that of all. Without history all are alike: one will do."""
     bins, everybody = np.searchsorted(MATURITY, history, side="right"), reference(scores)
-    return tuple(reference(scores[bins == b]) if (bins == b).sum() >= FEWEST else everybody for b in range(len(MATURITY) + 1))
+    size = np.bincount(bins, minlength=len(MATURITY) + 1)
+    return tuple(reference(scores[bins == b]) if n >= (FEWEST if b else 1) else everybody for b, n in enumerate(size))
 
 
 def by_history(references: tuple[Reference, ...], scores: np.ndarray, history: np.ndarray) -> np.ndarray:
@@ -148,11 +151,10 @@ def fit(
     attacks_context: tuple[np.ndarray, np.ndarray],
     weight: np.ndarray,
     seed: int,
-) -> tuple[Fusion, np.ndarray, np.ndarray]:
+) -> tuple[Fusion, np.ndarray]:
     """Fit on channels of owners' sessions (S, C) and of simulated takeovers with their weights; contexts are (history, events).
 
-    Returns the fusion, and what fair references are made of: for the owners' sessions the log-odds of a boosting that did not see
-    them (two folds), and their strangeness after these.
+    Returns the fusion, and the owners' strangeness after a boosting that did not see them (two folds).
     """
     history, channels = owners_context[0], owners.shape[1]
     references = tuple(references_by_history(owners[:, c], history) for c in range(channels))
@@ -180,7 +182,7 @@ def fit(
         relevance=relevance,
         llr_shift=-float(np.log(np.mean(np.exp(np.clip(LLR_SLOPE * own, LLR_LOW - 1, LLR_HIGH + 2))))),
     )
-    return fitted, own, strangeness(fitted, own, outlier, e_owners)
+    return fitted, strangeness(fitted, own, outlier, e_owners)
 
 
 def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:

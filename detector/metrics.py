@@ -81,7 +81,9 @@ class Metrics:
         self.job_failures = counter("job_failures", "Runs that raised an error", "task")
         self.job_hangs = counter("job_hangs", "Runs stopped because they took too long", "task")
         self.reloads = counter("settings_reloads", "SIGHUPs, by whether the settings were taken", "outcome")
-        self.alert_budget = gauge("alert_budget_per_day", "Alerts a day that the settings allow")
+        self.alert_budget = gauge("alert_budget_per_day", "Alerts a day that the settings ask for")
+        self.alert_rate = gauge("alerts_per_day", "Alerts a day, the mean of at most the last 28 days of the event clock")
+        self.alarm_p = gauge("alarm_p_value", "The p-value at which a session alarms now")
         Info("unlike_build", "This program", registry=registry).info({"version": __version__})
         for series, label in (
             (self.alerts, SEVERITIES),
@@ -120,6 +122,9 @@ class Metrics:
             for value in values.tolist():
                 series.observe(value)
         self.cycle_duration.observe(report.duration_s)
+        self.alert_budget.set(report.budget_a_day)
+        self.alert_rate.set(report.alerts_a_day)
+        self.alarm_p.set(report.threshold)
         if report.event_clock:
             self.event_clock.set(report.event_clock)
 
@@ -184,10 +189,6 @@ class Metrics:
     def reloaded(self, taken: bool) -> None:
         """A SIGHUP came."""
         self.reloads.labels("taken" if taken else "refused").inc()
-
-    def budget(self, per_day: float) -> None:
-        """The alert budget of the settings."""
-        self.alert_budget.set(per_day)
 
 
 def metrics_table() -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from detector.records import Alert, Batch, Chunk, Verdict
 from detector.replay import Recorder, empty_batch
 from detector.sessions import Sessions
 from detector.settings import Settings, duration
+from detector.training import NO_DOUBT
 
 DAY = 86400.0
 SHARE, LONGEST = 0.25, 28 * DAY  # of the time, held back where nobody says how much
@@ -97,7 +98,7 @@ def rehearse(
     *,
     hold: float | None = None,
     each: int | None = None,
-    doubtful: Collection[tuple[str, float]] = (),
+    doubtful: Mapping[tuple[str, float], float] = NO_DOUBT,
     tell: Callable[[str], None] = lambda _: None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
@@ -215,7 +216,7 @@ def _replayed(
         engine.run("rehearsal", Chunk(empty_batch(), (), {}, True), now, drain=True)
     except KeyboardInterrupt as interruption:
         stopped = interruption
-    return Round(takeovers, verdicts, tuple(alerts), engine.policy.threshold, until), stopped
+    return Round(takeovers, verdicts, tuple(alerts), engine.limit(engine.state.watch), until), stopped
 
 
 def _chunks(batch: Batch, size: int) -> Iterator[Batch]:

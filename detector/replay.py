@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from detector import training
-from detector.belief import CALM
+from detector.belief import DOUBTED
 from detector.cycle import Engine, move, select
 from detector.errors import TrainingError
 from detector.history import concat
@@ -85,12 +85,12 @@ def replay(
     retrain = settings.training.every > 0 and settings.training.growth > 0
     packs, told, alerts = [pack.id], 0, 0
 
-    doubtful: set[tuple[str, float]] = set()
+    doubtful: dict[tuple[str, float], float] = {}
 
     def take_verdict(verdict: Verdict) -> None:
         nonlocal told
-        if verdict.belief >= CALM:
-            doubtful.add((verdict.user, verdict.start))
+        if verdict.belief >= DOUBTED:
+            doubtful[verdict.user, verdict.start] = verdict.belief
         if verdict.end >= train_until:
             told += 1
             on_verdict(verdict)
@@ -128,7 +128,7 @@ def _together(first: list[Chunk], rest: Iterator[Chunk]) -> Iterator[Chunk]:
     yield from rest
 
 
-def _retrained(past: list[Batch], settings: Settings, old: Pack, doubtful: set[tuple[str, float]]) -> Pack:
+def _retrained(past: list[Batch], settings: Settings, old: Pack, doubtful: dict[tuple[str, float], float]) -> Pack:
     """A new pack from everything so far, or the old one if the new one is worse."""
     new = training.train(
         concat(past), settings.attributes, settings.session, settings.training, settings.seed, old.trusted_until, doubtful

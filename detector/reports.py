@@ -22,6 +22,8 @@ class CycleReport:
     ps: np.ndarray = field(default_factory=lambda: np.empty(0))  # (V,)
     scoring_lags_s: np.ndarray = field(default_factory=lambda: np.empty(0))  # (V,) now minus the session's end
     threshold: float = 0.0  # p at which a session alarms
+    alerts_a_day: float = 0.0  # mean of the days watched, at most 28
+    budget_a_day: float = 0.0  # alerts
     alerts: Mapping[str, int] = field(default_factory=dict)  # severity -> alerts
     event_clock: float = 0.0  # newest event time seen
     duration_s: float = 0.0

@@ -9,12 +9,14 @@ Axes: E events, S sessions, A accounts, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
-from detector import belief, facets, fusion
+from detector import belief, calibration, facets, fusion
+from detector.calibration import Watch
 from detector.encoder import encode, measures
 from detector.evidence import channels, peer_log_likelihood, posterior
 from detector.pack import Pack
@@ -25,6 +27,7 @@ from detector.sessions import Sessions, assign, close_time, combine, concat, mar
 
 LOOKS = 4 ** np.arange(1, 16)  # events at which an open session is looked at; one event alone looked strange too often
 YOUNG, MATURE = 5, 20  # sessions known
+DETAILED = 0.05  # p, as the pack has it, from which details are kept: no limit allows more
 LOOKS_PER_SESSION = 4.0  # each look is a chance for a false alarm, so a look must be this much rarer to alarm
 UNTRAINED_P = 0.05  # without a reference nothing is rarer than this, so nothing alarms
 SILENT = -1e6  # nats: below every reference
@@ -41,11 +44,20 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """How many alerts people want, as a limit on p."""
+
+    per_day: float
+    limit: Callable[[Watch], float]  # the largest p that alarms on the watch's day
+
+
+@dataclass(frozen=True)
 class Alarming:
     """A session that looks alarming, when it first did."""
 
     verdict: Verdict
     open: bool
+    limit: float  # the largest p that alarmed then
     details: dict[str, dict[str, object]]  # by channel: what was seen and what is usual
 
 
@@ -56,7 +68,8 @@ class Outcome:
     verdicts: tuple[Verdict, ...]  # of closed sessions, in the order of their closing
     closed: Sessions  # (V) the verdicts' sessions
     embeddings: np.ndarray  # (V, D) float32 unit vectors of theirs
-    alarming: tuple[Alarming, ...]  # the first opinion of each session with p at most `alarm_below`
+    alarming: tuple[Alarming, ...]  # the first opinion of each session with p at most the limit of its day
+    watch: Watch
     profiles: Profiles  # (A), the rows given, updated
     changed: np.ndarray  # (A,) bool
     open_sessions: Sessions  # of the accounts given
@@ -77,14 +90,15 @@ def step(
     pack: Pack,
     rules: Rules,
     watermark: float,
-    alarm_below: float,
+    watch: Watch,
+    budget: Budget,
     looks: bool = True,
 ) -> Outcome:
     """Carry one batch through.
 
     batch (E events, all in time), clock (E,) from `admit`; users (A) with their profiles and all their open sessions, which must
     cover the batch's accounts; watermark: event time minus lateness after the batch (or later, where time has gone on without
-    events). Opinions with p at most `alarm_below` alarm.
+    events). What alarms follows from the days that `watch` has seen, and the budget.
     """
     row_of = {user: a for a, user in enumerate(users)}
     assignment = assign(batch, open_parts, rules.gap, rules.named_gap)
@@ -113,26 +127,63 @@ def step(
     tasks, moment, source = concat(parts), np.concatenate(when), np.concatenate(origin)
     account = np.fromiter((row_of[u] for u in tasks.user), np.int64, len(tasks))
     order = np.lexsort((tasks.start, np.concatenate([ends[closing], np.zeros(len(tasks) - len(closing))]), moment, account))
-    judged = _judge_all(tasks, account, order, source < 0, profiles, pack, alarm_below)
+    judged = _judge_all(tasks, account, order, source < 0, profiles, pack)
     in_order = np.lexsort((tasks.start, account, moment))
     owner = np.concatenate([closing, source[len(closing) :]])  # row of the table that each task is of
-    first: dict[int, Alarming] = {}
-    for i in in_order:
-        limit = alarm_below if source[i] < 0 else alarm_below / LOOKS_PER_SESSION
-        if judged.verdicts[i].end < pack.trusted_until:
-            continue  # history, taken to be clean
-        if judged.verdicts[i].p <= limit and not table.alerted[owner[i]]:
-            first.setdefault(int(owner[i]), Alarming(judged.verdicts[i], bool(source[i] >= 0), judged.details[i]))
+    times = np.concatenate([ends[closing] + rules.lateness, clock[moment[len(closing) :].astype(np.int64) // 2]])
+    verdicts, first, watch = _decide(tasks, judged, in_order, times, source < 0, owner, table.alerted, pack, watch, budget)
     rest = mark_alerted(table, np.array(list(first), np.int64))
+    closed = in_order[source[in_order] < 0]
     return Outcome(
-        verdicts=tuple(judged.verdicts[i] for i in in_order if source[i] < 0),
-        closed=take(tasks, in_order[source[in_order] < 0]),
-        embeddings=judged.embedding[in_order[source[in_order] < 0]],
+        verdicts=tuple(verdicts),
+        closed=take(tasks, closed),
+        embeddings=judged.embedding[closed],
         alarming=tuple(first.values()),
+        watch=watch,
         profiles=judged.profiles,
         changed=judged.changed,
         open_sessions=take(rest, np.setdiff1d(np.arange(len(table)), closing)),
     )
+
+
+def _decide(
+    tasks: Sessions,
+    judged: _Judged,
+    order: np.ndarray,
+    times: np.ndarray,
+    closes: np.ndarray,
+    owner: np.ndarray,
+    alerted: np.ndarray,
+    pack: Pack,
+    watch: Watch,
+    budget: Budget,
+) -> tuple[list[Verdict], dict[int, Alarming], Watch]:
+    """Verdicts of closed sessions and what alarms by session, day after day: p and limit of a day follow from the days before it.
+
+    times: the event time of each task, or when its session had been silent for long enough: the same live and in replay.
+    """
+    raw = np.array([v.p for v in judged.verdicts])
+    day = np.maximum(np.floor(times / calibration.DAY).astype(np.int64), watch.day)
+    verdicts: list[Verdict] = []
+    first: dict[int, Alarming] = {}
+    for today in np.unique(day):
+        now = order[day[order] == today]
+        watch = calibration.turned(watch, int(today), budget.per_day)
+        limit, before = budget.limit(watch) if pack.fusion else 0.0, len(first)
+        p = calibration.corrected(raw[now], watch) if pack.fusion else raw[now]
+        watched = tasks.end[now] >= pack.trusted_until  # what ended before is history, taken to be clean
+        for i, true, counts in zip(now.tolist(), p.tolist(), watched, strict=True):
+            verdict = replace(judged.verdicts[i], p=float(f"{true:.6g}"))
+            if closes[i]:
+                verdicts.append(verdict)
+            alarms = raw[i] <= DETAILED and true <= (limit if closes[i] else limit / LOOKS_PER_SESSION)
+            if alarms and counts and not alerted[owner[i]]:
+                first.setdefault(int(owner[i]), Alarming(verdict, not closes[i], limit, judged.details[i]))
+        ended = now[watched & closes[now]]
+        if pack.fusion and watched.any():
+            clean = np.array([judged.verdicts[i].belief < belief.DOUBTED for i in ended], bool)
+            watch = calibration.added(watch, calibration.Seen(raw[ended], clean, len(first) - before))
+    return verdicts, first, watch
 
 
 def _grown(open_parts: Sessions, single: Sessions, session: np.ndarray, continues: np.ndarray, which: np.ndarray) -> Sessions:
@@ -160,7 +211,6 @@ def _judge_all(
     closes: np.ndarray,
     profiles: Profiles,
     pack: Pack,
-    alarm_below: float,
 ) -> _Judged:
     """Judge all tasks: the first of every account, then the second of every account, and so on; closed sessions are learnt."""
     profiles = take_profiles(profiles, np.arange(len(profiles)))  # our own copy
@@ -181,7 +231,7 @@ def _judge_all(
         opinion = judge(table, mine, embedding[now], peers[now], pack, ~closes[now])
         for i, verdict in zip(now, verdicts_of(table, mine, opinion, pack), strict=True):
             verdicts[i] = verdict
-        for s in np.flatnonzero(opinion.p <= alarm_below):
+        for s in np.flatnonzero(opinion.p <= DETAILED if pack.fusion else np.zeros(len(table), bool)):
             details[now[s]] = details_of(table, mine, int(s), pack)
         last = closes[now]
         if last.any():
@@ -191,7 +241,7 @@ def _judge_all(
             new = learn(
                 take_profiles(mine, last), take(table, np.flatnonzero(last)), weight, embedding[now][last], peers[now][last].sum(1)
             )
-            unlearnt = np.where(opinion.belief[last] < belief.CALM, 0, mine.unlearnt[last] + 1)
+            unlearnt = belief.patience(opinion.belief[last], mine.unlearnt[last])
             put(profiles, rows, replace(new, doubt=opinion.belief[last], unlearnt=unlearnt))
             changed[rows] = True
     return _Judged([v for v in verdicts if v is not None], embedding, details, profiles, changed)

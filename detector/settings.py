@@ -98,6 +98,7 @@ class AlertSettings(Section, frozen=True):
     """How many alerts, and where they go."""
 
     per_day: Annotated[float, msgspec.Meta(gt=0)] = 5.0  # what a small team can look at
+    per_1000_accounts_a_day: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # where above 0, instead of per_day
     file: str = "alerts.jsonl"  # in the state folder unless absolute
     log: bool = True  # one log line per alert
     max_attempts: Annotated[int, msgspec.Meta(ge=1)] = 12  # then it is a dead letter

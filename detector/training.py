@@ -10,9 +10,10 @@ Axes: S sessions, C channels, A accounts, J peers, F text facets, N numbers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ BLENDS = (0.0, 0.1, 0.3, 1.0)
 LEAST_GAIN = 0.005  # of AUC: a larger blend must earn its place
 SAMPLE_EVENTS = 50_000  # attributes' kinds are found out from so many
 TEXT_BYTES = 48
+NO_DOUBT: Mapping[tuple[str, float], float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,20 @@ def train(
     limits: TrainingSettings,
     seed: int,
     trusted_until: float | None = None,
-    doubtful: Collection[tuple[str, float]] = (),
+    doubtful: Mapping[tuple[str, float], float] = NO_DOUBT,
 ) -> Pack:
     """A pack from a history of events in the order of their arrival. Raises TrainingError where there is too little.
 
     trusted_until: sessions that ended before it are learnt without doubt; the end of this history where None. doubtful: (user,
-    start) of sessions that were not calm: they teach nothing.
+    start) -> belief, of sessions judged before: likely thieves' teach nothing, and all but certain ones' set no reference either.
     """
     if not len(batch):
         raise TrainingError(f"no events to learn from; {limits.min_sessions} sessions of {limits.min_accounts} accounts are needed")
     found = find_facets(batch, kinds)
     table = sessions_of(batch, found, rules)
     found, table = _without_constants(found, table)
-    if doubtful:
-        table = take(table, np.flatnonzero([pair not in doubtful for pair in zip(table.user, table.start.tolist(), strict=True)]))
+    doubt = np.array([doubtful.get(pair, 0.0) for pair in zip(table.user, table.start.tolist(), strict=True)])
+    table, doubt = take(table, np.flatnonzero(doubt < belief.CERTAIN)), doubt[doubt < belief.CERTAIN]
     table = take(table, np.arange(max(0, len(table) - limits.max_sessions), len(table)))
     users, account = np.unique(table.user.astype(str), return_inverse=True)
     several = int((np.bincount(account) >= 2).sum())
@@ -126,16 +128,17 @@ def train(
             f"{limits.min_sessions} sessions of {limits.min_accounts} such accounts are needed; wait for more events"
         )
     cut = int(EARLIER * len(table))
-    late = np.arange(cut, len(table))
+    late = take(table, np.arange(cut, len(table))), account[cut:]  # with what is in doubt
+    taught = np.flatnonzero(doubt[len(doubt) - len(table) :] < belief.DOUBTED)
+    table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
     first = _fit_model(found, take(table, np.arange(cut)), account[:cut], len(users), seed)
     first = replace(first, population=_with_predictive(first, table, account, cut, seed))
-    judged, scores, ps, report = _fit_fusion(first, table, account, late, len(users), seed)
+    judged, scores, ps, report = _fit_fusion(first, table, account, cut, late, len(users), seed)
     final = _fit_model(found, table, account, len(users), seed)
     fitted = {name: getattr(first.population, name) for name in ("discount", "strength", "blend")}
     population = replace(final.population, **fitted)
-    recent = take(table, late)
-    seen = encoder.encode(final.model, recent, encoder.measures(recent, population.centre, population.spread))
-    usual = drift.reference(take(table, np.arange(cut)), recent, seen, ps, first.population.vocabulary, len(found.text))
+    seen = encoder.encode(final.model, late[0], encoder.measures(late[0], population.centre, population.spread))
+    usual = drift.reference(take(table, np.arange(cut)), late[0], seen, ps, first.population.vocabulary, len(found.text))
     newest = float(batch.time.max())
     days = max((newest - float(batch.time.min())) / 86400, 1 / 24)
     report |= {
@@ -297,7 +300,7 @@ def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: i
     For every blend: the Pitman-Yor parameters under which the owners' later sessions are most likely. Of the blends: the one whose
     evidence best tells owners' later sessions from other accounts'.
     """
-    profiles = _walk(model, take(table, np.arange(cut)), account[:cut], int(account.max()) + 1)[0]
+    profiles = _walk(model, take(table, np.arange(cut)), account[:cut], blank(int(account.max()) + 1, model.shape, 0.0))[0]
     late, mine = take(table, np.arange(cut, len(table))), account[cut:]
     rng = np.random.default_rng(seed)
     stranger = rng.permutation(len(mine))
@@ -344,20 +347,22 @@ class _Sample:
     channels: np.ndarray  # (S, C)
     history: np.ndarray  # (S,)
     events: np.ndarray  # (S,)
-    kind: np.ndarray  # (S,) of attack
+    kind: np.ndarray  # (S,) of attack; none for owners
+    score: np.ndarray  # (S,) nats, as in live running; none for attacks
 
 
 def _walk(
     model: _Model,
     table: Sessions,
     account: np.ndarray,
-    accounts: int,
-    profiles: Profiles | None = None,
+    profiles: Profiles,
     attacks_rng: np.random.Generator | None = None,
-    judged: bool = False,
-) -> tuple[Profiles, _Sample | None, _Sample | None]:
-    """Learn the sessions in their order; if `judged`, each is first turned into channels, beside simulated takeovers."""
-    profiles = blank(accounts, model.shape, 0.0) if profiles is None else profiles
+    fitted: fusion.Fusion | None = None,
+) -> tuple[Profiles, _Sample, _Sample | None]:
+    """Turn sessions into channels and learn them, in their order; beside simulated takeovers where `attacks_rng` is given.
+
+    With a fusion, it goes as in live running: doubt is carried over, and only calm sessions are learnt.
+    """
     measured = encoder.measures(table, model.population.centre, model.population.spread)
     embedding = encoder.encode(model.model, table, measured)
     order = np.argsort(account, kind="stable")
@@ -366,26 +371,31 @@ def _walk(
     rank[order] = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
     by_rank = np.argsort(rank, kind="stable")
     bounds = np.searchsorted(rank[by_rank], np.arange(rank.max(initial=-1) + 2))
-    own: list[tuple[np.ndarray, ...]] = []
+    nats = np.zeros((len(table), len(channel_names(model.facets.text, (*model.facets.number, "volume")))))
+    history, score = np.zeros(len(table), np.int64), np.zeros(len(table))
     taken: list[tuple[np.ndarray, ...]] = []
+    profiles = take_profiles(profiles, np.arange(len(profiles)))
     for low, high in pairwise(bounds):
         now = by_rank[low:high]
         some, mine = take(table, now), take_profiles(profiles, account[now])
         peers = peer_log_likelihood(some, model.population, model.shape.facets)
-        if judged:
-            own.append((now, channels(some, mine, embedding[now], peers, model.population, model.facets.number), mine.history))
+        nats[now] = channels(some, mine, embedding[now], peers, model.population, model.facets.number)
+        history[now] = mine.history
         if attacks_rng is not None:
             taken += [_attack(model, table, account, now, mine, some, attacks_rng) for _ in range(-(-ENOUGH_ATTACKS // len(table)))]
-        put(profiles, account[now], learn(mine, some, np.ones(len(now)), embedding[now], peers.sum(axis=1)))
-    owners = takeovers = None
-    if judged:
-        at = np.argsort(np.concatenate([o[0] for o in own]))
-        owners = _Sample(
-            np.concatenate([o[1] for o in own])[at], np.concatenate([o[2] for o in own])[at], table.events, np.empty(0)
-        )
+        weight, doubt = np.ones(len(now)), mine.doubt
+        if fitted is not None:
+            opinion = fusion.judge(fitted, nats[now], mine.history, some.events)
+            score[now] = opinion.strangeness + belief.carried(mine.doubt)
+            doubt = belief.update(mine.doubt, belief.confident(opinion.llr, mine.history))
+            weight = belief.lesson(doubt, mine.history, mine.unlearnt)
+        new = learn(mine, some, weight, embedding[now], peers.sum(axis=1))
+        put(profiles, account[now], replace(new, doubt=doubt, unlearnt=belief.patience(doubt, mine.unlearnt)))
+    takeovers = None
     if taken:
-        takeovers = _Sample(*(np.concatenate([t[i] for t in taken]) for i in range(4)))
-    return profiles, owners, takeovers
+        stolen, known, events, kind = (np.concatenate([t[i] for t in taken]) for i in range(4))
+        takeovers = _Sample(stolen, known, events, kind, np.empty(0))
+    return profiles, _Sample(nats, history, table.events, np.empty(0), score), takeovers
 
 
 def _attack(
@@ -405,25 +415,35 @@ def _attack(
 
 
 def _fit_fusion(
-    model: _Model, table: Sessions, account: np.ndarray, late: np.ndarray, accounts: int, seed: int
+    model: _Model,
+    table: Sessions,
+    account: np.ndarray,
+    cut: int,
+    late: tuple[Sessions, np.ndarray],
+    accounts: int,
+    seed: int,
 ) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, dict[str, Any]]:
-    """Fusion, reference of scores and p-values of the later part of history (of its last sessions), and what separates how well."""
+    """Fusion, reference of scores and p-values of the later part of history (of its last sessions), and what separates how well.
+
+    Sessions from `cut` on are judged; references of scores come from `late`, which holds sessions in doubt, too, as lived through.
+    """
     rng = np.random.default_rng(seed)
-    warm = _walk(model, take(table, np.arange(late[0])), account[: late[0]], accounts)[0]
-    late = late[-ENOUGH_SESSIONS:]
-    some, mine = take(table, late), account[late]
-    _, known, taken = _walk(model, some, mine, accounts, warm, rng, judged=True)
-    _, young, taken_young = _walk(model, some, mine, accounts, None, rng, judged=True)
-    if known is None or young is None or taken is None or taken_young is None:
+    nothing = blank(accounts, model.shape, 0.0)
+    warm = _walk(model, take(table, np.arange(cut)), account[:cut], nothing)[0]
+    judged = np.arange(max(cut, len(table) - ENOUGH_SESSIONS), len(table))
+    some, mine = take(table, judged), account[judged]
+    all_late = np.arange(max(0, len(late[0]) - ENOUGH_SESSIONS), len(late[0]))
+    starts = (warm, nothing)  # young accounts are seen by forgetting all
+    walks = [_walk(model, some, mine, start, rng) for start in starts]
+    own = _joined([known for _, known, _ in walks])
+    bad = _joined([taken for _, _, taken in walks if taken is not None])
+    weight = np.array([attacks.PRIOR[attacks.KINDS[k]] for k in bad.kind])
+    fitted, strangeness = fusion.fit(own.channels, (own.history, own.events), bad.channels, (bad.history, bad.events), weight, seed)
+    lived = [_walk(model, take(late[0], all_late), late[1][all_late], start, fitted=fitted)[1] for start in starts]
+    scores = fusion.references_by_history(_joined(lived).score, _joined(lived).history)
+    taken, n = walks[0][2], len(some)
+    if taken is None:
         raise TrainingError("no later part of history to judge")
-    both = [np.concatenate([getattr(known, f), getattr(young, f)]) for f in ("channels", "history", "events")]
-    bad = [np.concatenate([getattr(taken, f), getattr(taken_young, f)]) for f in ("channels", "history", "events", "kind")]
-    weight = np.array([attacks.PRIOR[attacks.KINDS[k]] for k in bad[3]])
-    fitted, odds, strangeness = fusion.fit(both[0], (both[1], both[2]), bad[0], (bad[1], bad[2]), weight, seed)
-    codes, n = np.unique(mine, return_inverse=True)[1], len(late)
-    llr = belief.confident(fusion.likelihood_ratio(fitted, odds), both[1])
-    carried = np.concatenate([belief.filtered(llr[:n], codes), belief.filtered(llr[n:], codes)])
-    scores = fusion.references_by_history(strangeness + carried, both[1])
     caught = fusion.judge(fitted, taken.channels, taken.history, taken.events).strangeness
     limit = float(np.quantile(strangeness[:n], 0.99))
     names = channel_names(model.facets.text, (*model.facets.number, "volume"))
@@ -433,8 +453,18 @@ def _fit_fusion(
         "simulated_auc": round(fusion.auc(strangeness[:n], caught), 4),
         "caught_at_1_percent": by_kind,
     }
-    ps = np.exp(-fusion.by_history(scores, (strangeness + carried)[:n], both[1][:n]))
+    ps = np.exp(-fusion.by_history(scores, lived[0].score, lived[0].history))
     return fitted, scores, ps, report
+
+
+def _joined(samples: list[_Sample]) -> _Sample:
+    """The sample of all; of walks after the first only young accounts, since of mature ones the first knows better."""
+    young = [s.history < fusion.MATURITY[-1] if k else s.history >= 0 for k, s in enumerate(samples)]
+    columns = [f.name for f in fields(_Sample)]
+    kept = {
+        c: [getattr(s, c)[y] if len(getattr(s, c)) else getattr(s, c) for s, y in zip(samples, young, strict=True)] for c in columns
+    }
+    return _Sample(**{c: np.concatenate(kept[c]) for c in columns})
 
 
 def worse(new: Pack, old: Pack | None, tolerance: float = 0.02) -> str | None:

@@ -33,10 +33,10 @@ def part(batch: Batch, rows: slice | np.ndarray) -> Batch:
 
 
 def rows_of_people(accounts: int = 14, days: int = 40, seed: int = 0) -> list[dict[str, object]]:
-    """Events in order of time: each person has devices, pages, hours and amounts of their own."""
-    rng = np.random.default_rng(seed)
+    """Events in order of time: each person has devices, pages, hours and amounts of their own, the same for any number of days."""
     rows: list[dict[str, object]] = []
     for a in range(accounts):
+        rng = np.random.default_rng([seed, a])
         pages = rng.choice(60, 8, replace=False)
         hour, amount = rng.uniform(6, 20), rng.uniform(5, 80)
         for day in range(days):

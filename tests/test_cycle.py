@@ -84,7 +84,7 @@ def test_no_fault_at_any_call_loses_or_doubles_anything(seed: int, trained: Pack
             sent += deliver(store, {"memory": sink}, NOW + 1e6, SETTINGS.alerts).sent
         except (StoreError, Killed):
             engine = None  # a new process, or memory thrown away
-    assert store.failures > 2
+    assert store.failures >= 2
     assert state_of(inner) == state_of(calm)
     assert not inner.outbox_dead_letters()
     taken = {msgspec.json.decode(body)["id"] for body in sink.bodies}

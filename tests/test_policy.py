@@ -46,11 +46,11 @@ def test_an_unknown_number_of_sessions_makes_the_policy_careful(unknown: float) 
 def test_a_verdict_at_the_threshold_is_an_alert_and_one_above_is_none() -> None:
     ps = [0.5, 0.0011, 0.001, 0.0001]
     verdicts = [replace(VERDICT, user=f"u{p}", p=p) for p in ps]
-    assert [alert.verdict.p for alert in raise_alerts(verdicts, POLICY, 200.0)] == [0.001, 0.0001]
+    assert [alert.verdict.p for alert in raise_alerts(verdicts, POLICY.threshold, 200.0)] == [0.001, 0.0001]
 
 
 def test_an_alert_carries_its_verdict_and_an_explanation_that_adds_up() -> None:
-    (alert,) = raise_alerts([VERDICT], POLICY, 200.0, still_open=True)
+    (alert,) = raise_alerts([VERDICT], POLICY.threshold, 200.0, still_open=True)
     assert (alert.verdict, alert.time, alert.open) == (VERDICT, 200.0, True)
     assert alert.summary == "device unusual (+5.0)"
     assert [reason["nats"] for reason in alert.reasons] == [5.0, -0.8]
@@ -64,7 +64,7 @@ def test_only_verdicts_that_become_alerts_are_described() -> None:
         return {"device": {"seen": ["Nokia"], "last_seen": None}}
 
     calm = replace(VERDICT, user="bob", p=0.5)
-    (alert,) = raise_alerts([calm, VERDICT], POLICY, 200.0, describe=describe)
+    (alert,) = raise_alerts([calm, VERDICT], POLICY.threshold, 200.0, describe=describe)
     assert asked == ["ada"]
     assert alert.summary == "device never seen before (+5.0)"
 
@@ -81,7 +81,7 @@ def test_stages_are_applied_in_order_to_what_the_stages_before_left() -> None:
         return verdicts[:1]
 
     verdicts = [replace(VERDICT, user=user, p=p) for user, p in (("calm", 0.9), ("ada", 1e-5), ("bob", 1e-5), ("eve", 1e-5))]
-    assert [a.verdict.user for a in raise_alerts(verdicts, POLICY, 1.0, stages=[mute_ada, first])] == ["bob"]
+    assert [a.verdict.user for a in raise_alerts(verdicts, POLICY.threshold, 1.0, stages=[mute_ada, first])] == ["bob"]
     assert seen == [["ada", "bob", "eve"], ["bob", "eve"]]
 
 
@@ -91,8 +91,8 @@ def test_one_session_gives_one_alert_from_its_first_verdict() -> None:
 
 
 def test_the_id_is_the_same_while_the_session_is_open_and_when_it_has_closed() -> None:
-    (early,) = raise_alerts([replace(VERDICT, end=110.0, events=2, score=3.0)], POLICY, 110.0, still_open=True)
-    (late,) = raise_alerts([VERDICT], POLICY, 900.0)
+    (early,) = raise_alerts([replace(VERDICT, end=110.0, events=2, score=3.0)], POLICY.threshold, 110.0, still_open=True)
+    (late,) = raise_alerts([VERDICT], POLICY.threshold, 900.0)
     assert early.id == late.id
 
 
@@ -107,5 +107,5 @@ def test_different_sessions_have_different_ids(a: tuple[str, str | None, float],
 
 
 def test_an_alert_can_be_written_as_json() -> None:
-    (alert,) = raise_alerts([VERDICT], POLICY, 200.0)
+    (alert,) = raise_alerts([VERDICT], POLICY.threshold, 200.0)
     assert msgspec.json.decode(msgspec.json.encode(alert))["verdict"]["user"] == "ada"

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from detector import scoring
+from detector.calibration import Watch
 from detector.pack import Pack
 from detector.profiles import Profiles, blank
 from detector.records import Batch, Verdict
-from detector.scoring import Alarming, Rules, admit, step
+from detector.scoring import Alarming, Budget, Rules, admit, step
 from detector.sessions import Sessions, empty
 from tests.logs import DAY, START, batch_of, part, rows_of_people, stolen
 
 RULES = Rules(1800.0, 7200.0, 600.0)
-ALARM = 0.02
+ALARM = Budget(5.0, lambda _: 0.05)
+QUIET = Budget(5.0, lambda _: 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,11 @@ def log() -> Batch:
     return batch_of(sorted(rows, key=lambda r: float(str(r["time"]))))
 
 
-def run(batch: Batch, pack: Pack, size: int, users: list[str] | None = None) -> tuple[list[Verdict], list[Alarming], Profiles]:
+def run(
+    batch: Batch, pack: Pack, size: int, users: list[str] | None = None
+) -> tuple[list[Verdict], list[Alarming], Profiles, Watch]:
     """All of a log in batches of `size`, every session closed at the end."""
+    watch = Watch()
     users = sorted(set(batch.user)) if users is None else users
     profiles, opened, newest = blank(len(users), pack.shape, 0.0), empty(len(pack.facets.number)), -1e18
     verdicts: list[Verdict] = []
@@ -38,11 +43,11 @@ def run(batch: Batch, pack: Pack, size: int, users: list[str] | None = None) -> 
         assert kept.all()
         newest = float(clock[-1])
         watermark = newest - RULES.lateness if low + size < len(batch) else np.inf
-        out = step(piece, clock, users, profiles, opened, pack, RULES, watermark, ALARM)
-        profiles, opened = out.profiles, out.open_sessions
+        out = step(piece, clock, users, profiles, opened, pack, RULES, watermark, watch, ALARM)
+        profiles, opened, watch = out.profiles, out.open_sessions, out.watch
         verdicts += out.verdicts
         alarming += out.alarming
-    return verdicts, alarming, profiles
+    return verdicts, alarming, profiles, watch
 
 
 def by_session(verdicts: list[Verdict]) -> dict[tuple[str, float], Verdict]:
@@ -58,11 +63,15 @@ def test_replay_in_any_batches_gives_the_same_verdicts_alarms_and_profiles(log: 
     assert all(np.array_equal(getattr(got[2], f.name), getattr(expected[2], f.name)) for f in fields(Profiles))
 
 
-def test_any_split_of_the_accounts_gives_the_same_verdicts(log: Batch, trained: Pack) -> None:
-    expected = by_session(run(log, trained, 200)[0])
-    halves = [np.array([int(str(u)[1:]) % 2 == half for u in log.user]) for half in (0, 1)]
-    got = {k: v for half in halves for k, v in by_session(run(part(log, half), trained, 200)[0]).items()}
-    assert got == expected
+def test_any_split_of_the_accounts_gives_the_same_verdicts_and_counts_that_add_up(log: Batch, trained: Pack) -> None:
+    """Only p looks at all accounts: by the counts of earlier days, which partitions add up."""
+    whole = run(log, trained, 200)
+    halves = [run(part(log, np.array([int(str(u)[1:]) % 2 == half for u in log.user])), trained, 200) for half in (0, 1)]
+    got = {key: replace(v, p=1.0) for half in halves for key, v in by_session(half[0]).items()}
+    assert got == {key: replace(v, p=1.0) for key, v in by_session(whole[0]).items()}
+    days = [half[3].days for half in halves]
+    added_up = {day: [sum(d[day][i] for d in days if day in d) for i in range(6)] for day in whole[3].days}
+    assert added_up == {day: counts[:6] for day, counts in whole[3].days.items()}
 
 
 def test_the_same_run_twice_is_the_same_bit_for_bit(log: Batch, trained: Pack) -> None:
@@ -108,7 +117,7 @@ def test_a_session_alarms_once(log: Batch, trained: Pack) -> None:
 
 def test_history_before_the_trusted_time_is_learnt_whole_and_without_doubt(log: Batch, trained: Pack) -> None:
     trusting = replace(trained, trusted_until=np.inf)
-    verdicts, _, profiles = run(log, trusting, 300)
+    verdicts, _, profiles, _ = run(log, trusting, 300)
     assert all(v.belief == 0 for v in verdicts)
     assert (profiles.doubt == 0).all()
 
@@ -134,10 +143,19 @@ def test_a_step_without_events_closes_what_is_due(log: Batch, trained: Pack) -> 
     users = sorted(set(piece.user))
     _, clock = admit(piece.time, -np.inf, RULES.lateness)
     out = step(
-        piece, clock, users, blank(len(users), trained.shape, 0.0), empty(len(trained.facets.number)), trained, RULES, -np.inf, 0.0
+        piece,
+        clock,
+        users,
+        blank(len(users), trained.shape, 0.0),
+        empty(len(trained.facets.number)),
+        trained,
+        RULES,
+        -np.inf,
+        Watch(),
+        QUIET,
     )
     nothing = part(log, slice(0, 0))
-    later = step(nothing, np.empty(0), users, out.profiles, out.open_sessions, trained, RULES, np.inf, 0.0)
+    later = step(nothing, np.empty(0), users, out.profiles, out.open_sessions, trained, RULES, np.inf, out.watch, QUIET)
     assert len(out.verdicts) == 0
     assert isinstance(out.open_sessions, Sessions)
     assert len(later.verdicts) == len(out.open_sessions)

@@ -1,0 +1,96 @@
+"""p-values that stay true while habits drift, and an alarm limit that keeps to the budget: learnt from the last weeks' sessions.
+
+The pack's p-values are right for the time it was trained on. Later, sessions that were not in doubt show how often p is really at
+most .05, .1, .2 and .3; a power law through these points carries the correction to smaller p (in the body thieves do not show, in
+the tail they would be taken for owners). The alarm limit follows the budget by feedback: after a day with too many alerts it falls,
+after one with too few it rises.
+
+All is counted by day (UTC) of the event clock, and a day is judged by the days before it: no cut of a batch and no restart shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+BODY = np.array([0.05, 0.1, 0.2, 0.3])  # where p is compared with how often it comes
+DAY = 86400.0
+KEPT_DAYS, HALF_LIFE_DAYS = 28, 14.0
+PRIOR_SESSIONS = 200.0  # how many sessions the pack's own p-values are worth
+PRIOR_DAYS = 3.0  # how many days the pack's sessions a day are worth
+STEEPEST = 2.0  # of the power law, and its inverse the flattest
+GAIN = 0.2  # of a day's error that the logarithm of the limit takes up: it settles within a week
+FARTHEST = 3.0  # nats that feedback may move the limit either way
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """What the last days showed under the present pack; part of the engine's state."""
+
+    days: dict[int, list[int]] = {}  # day -> sessions, those not in doubt, of them with p at most each of BODY; alerts last
+    day: int = -1  # the newest day; -1: none yet
+    lean: float = 0.0  # log of what the limit of `day` is multiplied by
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one day, or a part of it, adds. p as the pack has it."""
+
+    p: np.ndarray  # (S,) of closed sessions
+    clean: np.ndarray  # (S,) bool, not in doubt
+    alerts: int
+
+
+def turned(watch: Watch, day: int, per_day: float) -> Watch:
+    """The watch at the beginning of a day; `per_day` alerts are wanted. Days without sessions are no days."""
+    if day <= watch.day:
+        return watch
+    lean = watch.lean
+    if watch.day in watch.days:
+        lean = float(np.clip(lean + GAIN * (1 - watch.days[watch.day][-1] / per_day), -FARTHEST, FARTHEST))
+    kept = {d: counts for d, counts in watch.days.items() if d >= day - KEPT_DAYS}
+    return Watch(kept, day, lean)
+
+
+def added(watch: Watch, seen: Seen) -> Watch:
+    """The watch after more of its day."""
+    more = [len(seen.p), int(seen.clean.sum()), *(int((seen.p[seen.clean] <= x).sum()) for x in BODY), seen.alerts]
+    before = watch.days.get(watch.day, [0] * len(more))
+    return Watch(watch.days | {watch.day: [a + b for a, b in zip(before, more, strict=True)]}, watch.day, watch.lean)
+
+
+def _weighted(watch: Watch) -> tuple[np.ndarray, float]:
+    """(6,) counts of the days before, recent ones for more; and how many days they stand for."""
+    days = [d for d in watch.days if d < watch.day]
+    weight = np.array([0.5 ** ((watch.day - d) / HALF_LIFE_DAYS) for d in days])
+    counts = np.array([watch.days[d] for d in days], float).reshape(len(days), 3 + len(BODY))
+    return weight @ counts, float(weight.sum())
+
+
+def shares(watch: Watch) -> np.ndarray:
+    """(4,) how often p is really at most each of BODY."""
+    counts = _weighted(watch)[0]
+    return (PRIOR_SESSIONS * BODY + counts[2:-1]) / (PRIOR_SESSIONS + counts[1])
+
+
+def corrected(p: np.ndarray, watch: Watch) -> np.ndarray:
+    """(S,) p-values as the last days have it: a power law through the body, continued to p = 1 by another. Increasing in p."""
+    x, y = np.log(BODY), np.log(shares(watch))
+    slope = float(np.clip(np.polyfit(x, y, 1)[0], 1 / STEEPEST, STEEPEST))
+    middle = float(y.mean() - slope * x.mean())
+    top = min(middle + slope * x[-1], -1e-3)  # log share at the end of the body
+    logs = np.log(np.clip(p, 1e-300, 1.0))
+    return np.exp(np.where(logs <= x[-1], top + slope * (logs - x[-1]), top * logs / x[-1]))
+
+
+def sessions_a_day(watch: Watch, expected: float) -> float:
+    """Sessions of all accounts; `expected` is what the pack saw."""
+    counts, days = _weighted(watch)
+    return (PRIOR_DAYS * expected + float(counts[0])) / (PRIOR_DAYS + days)
+
+
+def alerts_a_day(watch: Watch) -> float:
+    """The mean of the days that have been watched, today left out; 0 where there is none."""
+    past = [counts[-1] for day, counts in watch.days.items() if day < watch.day]
+    return sum(past) / len(past) if past else 0.0

@@ -1,0 +1,93 @@
+"""Truths of calibration: p-values come as often as they say, and alerts as often as they are wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from alerts.policy import Policy
+from detector import calibration
+from detector.calibration import Seen, Watch, added, alerts_a_day, corrected, sessions_a_day, turned
+
+PER_DAY = 5.0
+
+
+def after(days: int, p: np.ndarray, alerts: int = 5, clean: float = 1.0) -> Watch:
+    """The watch after some days, each with the same p-values."""
+    watch = Watch()
+    for day in range(days):
+        watch = added(turned(watch, day, PER_DAY), Seen(p, np.arange(len(p)) < clean * len(p), alerts))
+    return turned(watch, days, PER_DAY)
+
+
+def test_without_experience_p_is_what_the_pack_says() -> None:
+    p = np.array([1e-9, 0.001, 0.04, 0.3, 0.7, 1.0])
+    assert corrected(p, Watch()) == pytest.approx(p, rel=1e-9)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
+def test_p_values_come_as_often_as_they_say_once_drift_has_been_seen(power: float) -> None:
+    uniform = (np.arange(4000) + 0.5) / 4000
+    drifted = uniform**power
+    found = corrected(drifted, after(20, drifted))
+    for share in (0.001, 0.01, 0.1, 0.3):
+        assert (found <= share).mean() == pytest.approx(share, rel=0.15, abs=1 / 4000)
+
+
+def test_the_correction_keeps_the_order_and_stays_in_range() -> None:
+    watch = after(5, np.random.default_rng(0).random(300) ** 1.6)
+    p = np.geomspace(1e-12, 1, 500)
+    found = corrected(p, watch)
+    assert (np.diff(found) >= 0).all()
+    assert found[0] > 0
+    assert found[-1] == pytest.approx(1)
+
+
+def test_sessions_in_doubt_do_not_make_thieves_usual() -> None:
+    uniform = (np.arange(1000) + 0.5) / 1000
+    thieves = np.full(50, 1e-6)
+    clean = np.r_[np.ones(1000, bool), np.zeros(50, bool)]
+    watch = Watch()
+    for day in range(20):
+        watch = added(turned(watch, day, PER_DAY), Seen(np.r_[uniform, thieves], clean, 5))
+    assert corrected(np.array([0.001]), turned(watch, 20, PER_DAY)) == pytest.approx(0.001, rel=0.15)
+
+
+def test_a_day_is_judged_by_the_days_before_it_however_it_is_cut() -> None:
+    p = np.random.default_rng(1).random(100)
+    before = after(3, p)
+    whole = added(before, Seen(p, p > 0, 7))
+    parts = added(added(before, Seen(p[:30], p[:30] > 0, 2)), Seen(p[30:], p[30:] > 0, 5))
+    assert whole == parts
+    assert (corrected(p, whole) == corrected(p, before)).all()
+    assert turned(whole, 4, PER_DAY) == turned(parts, 4, PER_DAY)
+
+
+def test_sessions_a_day_go_over_from_what_the_pack_saw_to_what_is_seen() -> None:
+    assert sessions_a_day(Watch(), 70.0) == 70.0
+    assert sessions_a_day(after(28, np.ones(300)), 70.0) == pytest.approx(300, rel=0.2)
+
+
+@pytest.mark.parametrize("wrong", [0.4, 1.0, 3.0])
+def test_the_budget_is_held_over_28_days_though_p_be_wrong_by_a_factor(wrong: float) -> None:
+    rng = np.random.default_rng(2)
+    watch = Watch()
+    raised = []
+    for day in range(80):
+        watch = turned(watch, day, PER_DAY)
+        limit = Policy(PER_DAY, sessions_a_day(watch, 1000.0), watch.lean).threshold
+        alerts = int((rng.random(1000) * wrong <= limit).sum())
+        raised.append(alerts)
+        watch = added(watch, Seen(np.linspace(0.001, 1, 1000), np.ones(1000, bool), alerts))
+    for first in (24, 38, 52):
+        assert np.mean(raised[first : first + 28]) == pytest.approx(PER_DAY, rel=0.10)
+    assert alerts_a_day(watch) == pytest.approx(np.mean(raised[-29:-1]), rel=0.05)
+
+
+def test_a_watch_forgets_what_is_older_than_four_weeks() -> None:
+    assert len(after(100, np.ones(10)).days) == calibration.KEPT_DAYS
+
+
+def test_days_without_sessions_do_not_raise_the_limit() -> None:
+    watch = after(3, np.ones(10))
+    assert turned(watch, 90, PER_DAY).lean == turned(watch, 4, PER_DAY).lean == watch.lean
