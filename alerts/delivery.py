@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from alerts.sinks import Sink
@@ -39,6 +40,7 @@ class DeliveryReport:
     retried: int = 0
     dead: int = 0
     errors: tuple[str, ...] = ()  # each distinct error once, in order of appearance
+    by_sink: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False)  # (outcome, sink) -> items
 
 
 def deliver(store: Outbox, sinks: Mapping[str, Sink], now: float, settings: AlertSettings, limit: int = BATCH) -> DeliveryReport:
@@ -50,22 +52,23 @@ def deliver(store: Outbox, sinks: Mapping[str, Sink], now: float, settings: Aler
 
     Raises StoreError from the store.
     """
-    sent = retried = dead = 0
+    counts: Counter[tuple[str, str]] = Counter()
     errors: dict[str, None] = {}
     for item in store.outbox_due(now, limit):
         error, final = _try(item, sinks, settings.max_attempts)
         if error is None:
             store.outbox_sent(item.id)
-            sent += 1
+            counts["sent", item.sink] += 1
             continue
         errors[error] = None
         if final:
             store.outbox_dead(item.id, error)
-            dead += 1
+            counts["dead", item.sink] += 1
         else:
             store.outbox_retry(item.id, now + backoff(item.attempts, settings), error)
-            retried += 1
-    return DeliveryReport(sent, retried, dead, tuple(errors))
+            counts["retried", item.sink] += 1
+    sent, retried, dead = (sum(n for (what, _), n in counts.items() if what == outcome) for outcome in ("sent", "retried", "dead"))
+    return DeliveryReport(sent, retried, dead, tuple(errors), counts)
 
 
 def backoff(attempts: int, settings: AlertSettings) -> float:

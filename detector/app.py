@@ -32,7 +32,6 @@ from detector.stores import SqliteStore
 LEAVE_WITHIN_S = 10.0
 TRAINING_AT_MOST_S = 3600.0  # a training that takes longer hangs
 DAY = 86400.0  # seconds; drift makes training due no more often
-OVERDUE_S = 60.0  # a cycle that takes longer is told
 
 
 def packs_folder(settings: Settings) -> Path:
@@ -82,11 +81,14 @@ class Daemon:
             self.store.close()
             raise
         self.sinks = sinks_of(settings)
+        self.metrics.sinks(self.sinks)
         self.scheduler = BackgroundScheduler(
             timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
         self.child: subprocess.Popen[bytes] | None = None
         self.started, self.last_good = clock(), 0.0
+        self.busy_since: float | None = None  # when the cycle under way began, or read its last chunk
+        self.told_hang: float | None = None
         self.exhausted = False
         self.server: web.Server | None = None
 
@@ -94,6 +96,13 @@ class Daemon:
 
     def cycle(self) -> None:
         """Read every source to its end, a commit per chunk; then deliver."""
+        self.busy_since = self.clock()
+        try:
+            self._cycle()
+        finally:
+            self.busy_since = None
+
+    def _cycle(self) -> None:
         with self.lock:
             self._follow_installed_pack()
             behind = True
@@ -101,6 +110,7 @@ class Daemon:
                 behind = False
                 for source in self.sources:
                     behind |= self._read_one(source)
+                    self.busy_since = self.clock()
             self.exhausted = not behind
             self._deliver()
             self.last_good = self.clock()
@@ -132,7 +142,7 @@ class Daemon:
 
     def _deliver(self) -> None:
         report = deliver(self.store, self.sinks, self.clock(), self.settings.alerts)
-        self.metrics.delivered(report.sent, report.retried, report.dead)
+        self.metrics.delivered(report.by_sink)
         for error in report.errors:
             self.log.error("alert not delivered", error=error)
 
@@ -245,6 +255,7 @@ class Daemon:
         if self.settings.training.every:
             jobs(self.train, "interval", seconds=self.settings.training.every, id="train")
             jobs(self.watch_training, "interval", seconds=max(every, 5.0), id="first_training")
+        jobs(self.watch_cycle, "interval", seconds=5, id="watch_cycle")
         jobs(self.drift, "interval", hours=1, id="drift")
         jobs(self.retain, "interval", hours=1, id="retention")
         self.scheduler.start()
@@ -266,8 +277,24 @@ class Daemon:
             held = self.engine.pack
             self.engine = Engine(self.store, held, self.settings, list(self.sinks))
 
+    def hanging(self) -> float:
+        """Seconds since the cycle under way last moved, where it hangs; else 0."""
+        since = self.busy_since
+        idle = self.clock() - since if since is not None else 0.0
+        return idle if idle > self.settings.cycle.hangs_after else 0.0
+
+    def watch_cycle(self) -> None:
+        """Count and tell a cycle that hangs, once."""
+        idle = self.hanging()
+        if idle and self.told_hang != self.busy_since:
+            self.told_hang = self.busy_since
+            self.metrics.job_hung("cycle")
+            self.log.error("the cycle hangs", seconds=round(idle))
+
     def healthy(self) -> tuple[bool, str]:
-        """Alive: the schedule runs."""
+        """Alive: the schedule runs, and no cycle hangs."""
+        if idle := self.hanging():
+            return False, f"the cycle has not moved for {idle:.0f} s"
         return self.scheduler.running, "the schedule runs" if self.scheduler.running else "the schedule does not run"
 
     def ready(self) -> tuple[bool, str]:

@@ -6,6 +6,7 @@ first cycle; those of drift, of the last training and of when the pack was gone 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -26,7 +27,7 @@ DURATION_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 SCORES = (1, 2, 3, 4, 6, 8, 10, 12, 15, 20, 30)
 PS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
 SEVERITIES = ("low", "medium", "high", "critical")
-JOBS = ("cycle", "train", "first_training", "drift", "retention")
+JOBS = ("cycle", "watch_cycle", "train", "first_training", "drift", "retention")
 MATURITY = ("new", "young", "mature")
 
 
@@ -53,7 +54,7 @@ class Metrics:
         self.sessions = counter("sessions_closed", "Sessions that have ended; each has one verdict")
         self.verdicts = counter("verdicts", "Verdicts, by whether p was within the alert budget", "alarming")
         self.alerts = counter("alerts", "Alerts raised", "severity")
-        self.deliveries = counter("deliveries", "Tries to deliver an alert to a sink", "outcome")
+        self.deliveries = counter("deliveries", "Tries to deliver an alert, by how they ended and to which sink", "outcome", "sink")
         self.event_lag = histogram("event_lag_seconds", "From an event's time to its reading", LAG_S)
         self.scoring_lag = histogram("scoring_lag_seconds", "From a session's newest event to its verdict", LAG_S)
         self.cycle_duration = histogram("cycle_duration_seconds", "Time one cycle took, commit included", DURATION_S)
@@ -91,7 +92,6 @@ class Metrics:
             (self.job_failures, JOBS),
             (self.job_hangs, JOBS),
             (self.rejected, sorted(REASONS)),
-            (self.deliveries, ("sent", "retried", "dead")),
             (self.trainings, ("installed", "failed", "stopped")),
             (self.reloads, ("taken", "refused")),
             (self.drift_distance, ("p_value", "embedding", "facet")),
@@ -144,10 +144,16 @@ class Metrics:
         self.quarantine.set(sum(counts.quarantine.values()))
         self.queue.set(unread_bytes)
 
-    def delivered(self, sent: int, retried: int, dead: int) -> None:
-        """What became of the alerts that were due."""
-        for outcome, count in (("sent", sent), ("retried", retried), ("dead", dead)):
-            self.deliveries.labels(outcome).inc(count)
+    def delivered(self, by_sink: Mapping[tuple[str, str], int]) -> None:
+        """What one round of delivery did: (outcome, sink) -> tries."""
+        for (outcome, sink), count in by_sink.items():
+            self.deliveries.labels(outcome, sink).inc(count)
+
+    def sinks(self, names: Iterable[str]) -> None:
+        """The sinks of the settings: their series begin at 0."""
+        for sink in names:
+            for outcome in ("sent", "retried", "dead"):
+                self.deliveries.labels(outcome, sink)
 
     def pack(self, pack: Pack, now: float) -> None:
         """The pack in use, when the daemon goes over to it."""

@@ -38,7 +38,7 @@ class Batch:
 class Reject:
     """A line that cannot be an event, or an event that comes too late: kept in quarantine.
 
-    reason is one of a bounded set of identifiers (see sources.REASONS), detail is for people.
+    reason is one of a bounded set of identifiers (see events.REASONS), detail is for people.
     """
 
     source: str

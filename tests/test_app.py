@@ -50,6 +50,23 @@ def test_retention_keeps_what_the_settings_say_and_no_more(daemon: Daemon) -> No
     assert not list(daemon.store.verdicts(-np.inf, np.inf))
 
 
+def test_a_cycle_that_hangs_is_counted_once_and_the_daemon_is_not_healthy_until_it_moves(daemon: Daemon) -> None:
+    def hangs() -> float | None:
+        return daemon.metrics.registry.get_sample_value("unlike_job_hangs_total", {"task": "cycle"})
+
+    daemon.busy_since = NOW
+    daemon.clock = lambda: NOW + daemon.settings.cycle.hangs_after
+    daemon.watch_cycle()
+    assert hangs() == 0
+    daemon.clock = lambda: NOW + daemon.settings.cycle.hangs_after + 1
+    daemon.watch_cycle()
+    daemon.watch_cycle()
+    assert hangs() == 1
+    assert daemon.healthy() == (False, "the cycle has not moved for 301 s")
+    daemon.cycle()
+    assert daemon.hanging() == 0
+
+
 def drifted(daemon: Daemon, of: str) -> float | None:
     return daemon.metrics.registry.get_sample_value("unlike_drift", {"of": of})
 

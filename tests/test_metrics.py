@@ -106,7 +106,20 @@ def test_every_rule_is_shown_to_fire() -> None:
 
 def test_no_metric_has_a_label_that_could_name_somebody(metrics: Metrics) -> None:
     labels = {name for family in metrics.registry.collect() for s in family.samples for name in s.labels}
-    assert labels <= {"le", "reason", "alarming", "severity", "outcome", "task", "maturity", "of", "version", "id", "trained"}
+    assert labels <= {
+        "le",
+        "reason",
+        "alarming",
+        "severity",
+        "outcome",
+        "sink",
+        "task",
+        "maturity",
+        "of",
+        "version",
+        "id",
+        "trained",
+    }
 
 
 def test_the_example_settings_are_the_defaults_and_name_every_key() -> None:
