@@ -412,7 +412,7 @@ def rebuild(
 def move(engine: Engine, pack: Pack, batches: Iterable[Batch], stop: Callable[[], bool] = lambda: False) -> bool:
     """Go over to another pack: profiles and open sessions are made anew from history; False if `stop` said so before the end.
 
-    Killed in between, the engine's state still names the old pack, and the move is made again at the next start.
+    One transaction: killed before it, the state still names the old pack, and the move is made again at the next start.
     """
     rebuilt = rebuild(pack, engine.settings, batches, stop)
     if stop():
@@ -425,7 +425,6 @@ def settle(engine: Engine, pack: Pack, profiles: Profiles, users: list[str], ope
     """Put what `rebuild` made in the place of the engine's profiles and open sessions."""
     records = (to_bytes(take_profiles(profiles, np.array([a]))) for a in range(len(users)))
     rows = ((user, int(profiles.history[a]), record[0]) for a, (user, record) in enumerate(zip(users, records, strict=True)))
-    engine.store.replace_accounts(rows, None)
     before = dict.fromkeys(engine.store.due(np.inf), b"")
     state = msgspec.structs.replace(
         engine.state,
@@ -435,7 +434,7 @@ def settle(engine: Engine, pack: Pack, profiles: Profiles, users: list[str], ope
         watch=calibration.Watch(lean=engine.state.watch.lean),
         counters=engine.state.counters | {"verdicts_at_training": engine.state.counters.get("verdicts", 0)},
     )
-    engine.store.commit(with_open(Changes(engine=msgspec.json.encode(state)), opened, before, engine.rules))
+    engine.store.replace_accounts(rows, with_open(Changes(engine=msgspec.json.encode(state)), opened, before, engine.rules))
     engine.pack, engine.state = pack, state
 
 

@@ -50,8 +50,8 @@ class Store(Protocol):
     def commit(self, changes: Changes) -> None:
         """All of it or nothing. An alert whose id is known is ignored; a verdict on a known (user, session, start) is an error."""
 
-    def replace_accounts(self, rows: Iterator[tuple[str, int, bytes]], engine: bytes | None) -> None:
-        """Only these accounts (user, history, profile) remain, and this engine; None keeps the engine. All of it or nothing.
+    def replace_accounts(self, rows: Iterator[tuple[str, int, bytes]], changes: Changes) -> None:
+        """Only these accounts (user, history, profile) remain, and with them come these changes. All of it or nothing.
 
         `rows` may be made from `all_accounts()` of the same store while it is written.
         """
@@ -213,7 +213,7 @@ class MemoryStore:
             self._items += 1
             self._outbox[self._items] = OutboxItem(self._items, id_, sink, alert[1], 0, changes.now)
 
-    def replace_accounts(self, rows: Iterator[tuple[str, int, bytes]], engine: bytes | None) -> None:
+    def replace_accounts(self, rows: Iterator[tuple[str, int, bytes]], changes: Changes) -> None:
         """See Store."""
         with self._lock:
             accounts: dict[str, tuple[int, bytes]] = {}
@@ -222,8 +222,13 @@ class MemoryStore:
                     raise StoreError("memory: an account came twice in one set of accounts; expected each once")
                 accounts[user] = history, profile
             found = Counter(_bucket(history) for history, _ in accounts.values())
+            before = self._accounts, self._histories
             self._accounts, self._histories = accounts, [found[b] for b in range(len(HISTORY_BUCKETS))]
-            self._engine = self._engine if engine is None else engine
+            try:
+                self.commit(changes)
+            except BaseException:
+                self._accounts, self._histories = before
+                raise
 
     def accounts(self, users: Sequence[str]) -> dict[str, bytes]:
         """See Store."""
@@ -463,32 +468,35 @@ class SqliteStore:
     def commit(self, changes: Changes) -> None:
         """See Store. The disk has it when this returns."""
         with self._transaction() as db:
-            db.executemany(
-                """INSERT INTO accounts VALUES (?, ?, ?)
-                ON CONFLICT(user) DO UPDATE SET history = excluded.history, profile = excluded.profile""",
-                ((user, history, _seal(profile)) for user, history, profile in changes.accounts),
-            )
-            db.executemany(
-                """INSERT INTO open_sessions VALUES (?, ?, ?, ?)
-                ON CONFLICT(user) DO UPDATE SET closes = excluded.closes, sessions = excluded.sessions, body = excluded.body""",
-                ((user, closes, count, _seal(body)) for user, closes, count, body in changes.open_sessions),
-            )
-            db.executemany("DELETE FROM open_sessions WHERE user = ?", ((user,) for user in changes.closed_users))
-            db.executemany(
-                "INSERT INTO positions VALUES (?, ?) ON CONFLICT(source) DO UPDATE SET body = excluded.body",
-                ((source, msgspec.json.encode(position)) for source, position in changes.positions.items()),
-            )
-            _put_engine(db, changes.engine)
-            db.executemany("INSERT INTO recent(time, body) VALUES (?, ?)", ((time, _seal(body)) for time, body in changes.recent))
-            if changes.forget_recent_before is not None:
-                db.execute("DELETE FROM recent WHERE time < ?", (changes.forget_recent_before,))
-            db.executemany("INSERT INTO staged(day, body) VALUES (?, ?)", ((day, _seal(body)) for day, body in changes.history))
-            self._put_verdicts(db, changes)
-            _put_alerts(db, changes)
-            db.executemany(
-                "INSERT INTO quarantine(source, position, reason, detail, line, written) VALUES (?, ?, ?, ?, ?, ?)",
-                ((r.source, r.position, r.reason, r.detail, r.line, changes.now) for r in changes.rejects),
-            )
+            self._put(db, changes)
+
+    def _put(self, db: sqlite3.Connection, changes: Changes) -> None:
+        db.executemany(
+            """INSERT INTO accounts VALUES (?, ?, ?)
+            ON CONFLICT(user) DO UPDATE SET history = excluded.history, profile = excluded.profile""",
+            ((user, history, _seal(profile)) for user, history, profile in changes.accounts),
+        )
+        db.executemany(
+            """INSERT INTO open_sessions VALUES (?, ?, ?, ?)
+            ON CONFLICT(user) DO UPDATE SET closes = excluded.closes, sessions = excluded.sessions, body = excluded.body""",
+            ((user, closes, count, _seal(body)) for user, closes, count, body in changes.open_sessions),
+        )
+        db.executemany("DELETE FROM open_sessions WHERE user = ?", ((user,) for user in changes.closed_users))
+        db.executemany(
+            "INSERT INTO positions VALUES (?, ?) ON CONFLICT(source) DO UPDATE SET body = excluded.body",
+            ((source, msgspec.json.encode(position)) for source, position in changes.positions.items()),
+        )
+        _put_engine(db, changes.engine)
+        db.executemany("INSERT INTO recent(time, body) VALUES (?, ?)", ((time, _seal(body)) for time, body in changes.recent))
+        if changes.forget_recent_before is not None:
+            db.execute("DELETE FROM recent WHERE time < ?", (changes.forget_recent_before,))
+        db.executemany("INSERT INTO staged(day, body) VALUES (?, ?)", ((day, _seal(body)) for day, body in changes.history))
+        self._put_verdicts(db, changes)
+        _put_alerts(db, changes)
+        db.executemany(
+            "INSERT INTO quarantine(source, position, reason, detail, line, written) VALUES (?, ?, ?, ?, ?, ?)",
+            ((r.source, r.position, r.reason, r.detail, r.line, changes.now) for r in changes.rejects),
+        )
 
     def _put_verdicts(self, db: sqlite3.Connection, changes: Changes) -> None:
         rows = (
@@ -503,7 +511,7 @@ class SqliteStore:
                 raise
             raise StoreError(_doubled(self._path)) from error
 
-    def replace_accounts(self, rows: Iterator[tuple[str, int, bytes]], engine: bytes | None) -> None:
+    def replace_accounts(self, rows: Iterator[tuple[str, int, bytes]], changes: Changes) -> None:
         """See Store. Needs room for both sets on the disk."""
         found: Counter[int] = Counter()
 
@@ -521,7 +529,7 @@ class SqliteStore:
                 db.execute(trigger)
             numbers = ((found[bucket], bucket) for bucket in range(len(HISTORY_BUCKETS)))
             db.executemany("UPDATE tally SET n = ? WHERE what = 'accounts' AND name = ?", numbers)
-            _put_engine(db, engine)
+            self._put(db, changes)
 
     def accounts(self, users: Sequence[str]) -> dict[str, bytes]:
         """See Store."""

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -304,9 +305,10 @@ def test_numbers_of_staged_events_are_never_used_again(store: Store) -> None:
 def test_new_accounts_may_be_made_from_the_old_ones(store: Store) -> None:
     store.commit(replace(FULL, accounts=(("ada", 0, b"1"), ("eve", 7, b"2"), ("zoe", 200, b"3"))))
     rows = ((user, 20, profile * 2) for user, profile in store.all_accounts() if user != "eve")
-    store.replace_accounts(rows, b"rebuilt")
+    store.replace_accounts(rows, Changes(engine=b"rebuilt", closed_users=tuple(store.due(np.inf))))
     assert list(store.all_accounts()) == [("ada", b"11"), ("zoe", b"33")]
     assert (store.counts().histories, store.engine()) == ((0, 0, 0, 2, 0), b"rebuilt")
+    assert store.due(np.inf) == []
     store.commit(Changes(accounts=(("ada", 1, b"4"), ("eve", 0, b"5"))))
     assert store.counts().histories == (1, 1, 0, 1, 0)
 
@@ -320,15 +322,15 @@ def test_accounts_stay_as_they_are_if_the_new_ones_fail_to_come(store: Store) ->
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        store.replace_accounts(rows(), b"never")
+        store.replace_accounts(rows(), Changes(engine=b"never"))
     with pytest.raises(StoreError):
-        store.replace_accounts(iter([("eve", 1, b"x"), ("eve", 2, b"y")]), b"never")
+        store.replace_accounts(iter([("eve", 1, b"x"), ("eve", 2, b"y")]), Changes(engine=b"never"))
     assert everything(store) == before
 
 
 def test_replacing_accounts_without_an_engine_keeps_the_engine(store: Store) -> None:
     store.commit(FULL)
-    store.replace_accounts(iter([]), None)
+    store.replace_accounts(iter([]), Changes())
     assert (list(store.all_accounts()), store.engine()) == ([], b"engine")
 
 
@@ -553,7 +555,7 @@ def test_a_full_disk_loses_nothing_and_the_store_goes_on_once_there_is_room(tmp_
     assert n > 10
     assert store.accounts(["last", f"u{n}", f"u{n + 1}"]) == {"last": b"%d" % n, f"u{n}": bytes(20_000)}
     with pytest.raises(StoreError, match="full"):
-        store.replace_accounts(((user, 0, profile) for user, profile in store.all_accounts()), b"never")
+        store.replace_accounts(((user, 0, profile) for user, profile in store.all_accounts()), Changes(engine=b"never"))
     store.outbox_sent(store.outbox_due(math.inf, 1)[0].id)
     before = everything(store)
     store.close()
