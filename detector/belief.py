@@ -31,7 +31,12 @@ def update(doubt: np.ndarray, llr: np.ndarray) -> np.ndarray:
 
 def confident(llr: np.ndarray, history: np.ndarray) -> np.ndarray:
     """(S,) log-likelihood ratios, smaller where little is known of the account."""
-    return llr * history / (history + NEW)
+    return llr * trust(history)
+
+
+def trust(history: np.ndarray) -> np.ndarray:
+    """(S,) in [0, 1): what a profile of so many sessions is worth."""
+    return history / (history + NEW)
 
 
 def carried(doubt: np.ndarray) -> np.ndarray:

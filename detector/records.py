@@ -74,6 +74,7 @@ class Verdict:
     maturity: str  # "new", "young" or "mature"
     evidence: Mapping[str, float]  # channel -> nats
     pack: str  # id of the pack that judged
+    trust: float = 1.0  # share of the evidence that belief takes up; little is known of a young account, and doubt about it is wide
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -291,7 +291,7 @@ def verdicts_of(table: Sessions, profiles: Profiles, opinion: Opinion, pack: Pac
     names = (*pack.channels, "belief")
     parts = np.round(opinion.evidence, ROUND)
     score = np.round(parts.sum(axis=1), ROUND)
-    known = profiles.history
+    known, trust = profiles.history, belief.trust(profiles.history)
     maturity = (
         np.where(known < YOUNG, "new", np.where(known < MATURE, "young", "mature"))
         if pack.fusion
@@ -311,6 +311,7 @@ def verdicts_of(table: Sessions, profiles: Profiles, opinion: Opinion, pack: Pac
             maturity=str(maturity[s]),
             evidence={name: float(x) for name, x in zip(names, parts[s], strict=True) if x},
             pack=pack.id,
+            trust=round(float(trust[s]), 3),
         )
         for s in range(len(table))
     ]
@@ -328,8 +329,9 @@ def details_of(table: Sessions, profiles: Profiles, s: int, pack: Pack) -> dict[
         strangest = mine[np.lexsort((-table.count[low:high][mine], counted[mine]))[0]]
         held = profiles.facet[s] == f
         held &= profiles.weight[s] > 0
-        best = np.flatnonzero(held)[np.argsort(-profiles.weight[s][held], kind="stable")[:3]]
-        usual = [[_text_of(pack, profiles.key[s, k]), round(float(profiles.weight[s, k]))] for k in best]
+        best = np.flatnonzero(held)[np.argsort(-profiles.weight[s][held], kind="stable")]
+        named = ((_text_of(pack, profiles.key[s, k]), round(float(profiles.weight[s, k]))) for k in best)
+        usual = list(islice(([text, weight] for text, weight in named if text is not None), 3))
         last = float(seen_day[strangest]) * 86400
         out[name] = {
             "seen": str(table.text[low:high][strangest]),
@@ -347,10 +349,10 @@ def details_of(table: Sessions, profiles: Profiles, s: int, pack: Pack) -> dict[
     return out
 
 
-def _text_of(pack: Pack, key: np.uint32) -> str:
-    """The text of a value that the vocabulary knows."""
+def _text_of(pack: Pack, key: np.uint32) -> str | None:
+    """The text of a value that the vocabulary knows; None of another."""
     known = pack.population.vocabulary
     at = int(np.searchsorted(known, key))
     if at < len(known) and known[at] == key:
         return bytes(pack.population.vocabulary_text[at]).decode("utf-8", "replace")
-    return "(a rare value)"
+    return None
