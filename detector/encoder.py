@@ -89,7 +89,7 @@ def fit(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = Encoder(numbers.shape[1] // 3)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = np.argsort(account, kind="stable")
     bounds = np.searchsorted(account[order], np.arange(account.max() + 2))

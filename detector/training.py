@@ -44,7 +44,7 @@ VOCABULARY = 1 << 16  # V: the most frequent values; the others share one probab
 PEER_SMOOTHING = 20.0  # damped counts of the population added to each peer
 COHORT = 1000
 STEPS = 300  # of the encoder; the loss is flat after it on all logs tried
-ENOUGH_ATTACKS = 20_000  # simulated on the later part, and as many again on young accounts
+ATTACKS_PER_SESSION, ENOUGH_ATTACKS = 3, 10_000  # simulated on the later part, the larger of the two; and again on young accounts
 ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time
 DISCOUNTS, STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 BLENDS = (0.0, 0.1, 0.3, 1.0)
@@ -382,7 +382,9 @@ def _walk(
         nats[now] = channels(some, mine, embedding[now], peers, model.population, model.facets.number)
         history[now] = mine.history
         if attacks_rng is not None:
-            taken += [_attack(model, table, account, now, mine, some, attacks_rng) for _ in range(-(-ENOUGH_ATTACKS // len(table)))]
+            again = np.tile(np.arange(len(now)), max(ATTACKS_PER_SESSION, -(-ENOUGH_ATTACKS // len(table))))
+            owners = take_profiles(mine, again), take(some, again)
+            taken.append(_attack(model, table, account, now[again], *owners, attacks_rng))
         weight, doubt = np.ones(len(now)), mine.doubt
         if fitted is not None:
             opinion = fusion.judge(fitted, nats[now], mine.history, some.events)

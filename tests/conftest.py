@@ -1,15 +1,11 @@
 """Its being here lets every test import what lies beside it, such as `faults`."""
 
-import os
-
 import pytest
 
 from detector import training
 from detector.pack import Pack
 from detector.settings import SessionSettings, TrainingSettings
 from tests.logs import batch_of, rows_of_people
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the command does
 
 
 @pytest.fixture(scope="session")
