@@ -30,7 +30,7 @@ LONGEST = 7  # days taken together: a week has every weekday
 LEAST_DAYS = 5  # of a reference: the worst of fewer is no bound
 BAD, MARGIN = 0.9, 2.0  # the limit: twice what one day in ten of history exceeded; the worst day may be an odd one, and blind us
 CHANCE = 1e-4  # that noise alone moves a facet of a stationary population beyond its limit
-P_LIMIT = 0.15  # p-values that have moved less than this do no harm, however steady history was
+P_LIMIT = 0.25  # p-values that have moved less than this do no harm: sessions of one account come alike, and few accounts sway all
 DAY = 86400.0
 
 
