@@ -95,7 +95,7 @@ class Daemon:
     # -- jobs
 
     def cycle(self) -> None:
-        """Read every source to its end, a commit per chunk; then deliver."""
+        """Read every source to its end, a commit per chunk, delivering as it goes."""
         self.busy_since = self.clock()
         try:
             self._cycle()
@@ -106,16 +106,16 @@ class Daemon:
         with self.lock:
             self._follow_installed_pack()
             behind = True
-            while behind and not self.stop.is_set():
+            while behind and not self.stop.is_set():  # a round a time: a backlog does not hold up alerts
                 behind = False
                 for source in self.sources:
                     behind |= self._read_one(source)
                     self.busy_since = self.clock()
+                self._deliver()
+                self.last_good = self.clock()
+                self.metrics.cycle_succeeded(self.last_good)
+                self._tell_counts()
             self.exhausted = not behind
-            self._deliver()
-            self.last_good = self.clock()
-            self.metrics.cycle_succeeded(self.last_good)
-            self._tell_counts()
 
     def _read_one(self, source: Source) -> bool:
         """One chunk of one source; whether there is more."""
