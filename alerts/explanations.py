@@ -43,6 +43,10 @@ LOOKS = {
     "": (("unusual_{}", "{} unusual"), ("usual_{}", "{} as usual")),
     "novelty": (("new_{}", "{} never seen before"), ("known_{}", "{} seen before")),
     "extreme": (("extreme_{}", "{} extreme"), ("moderate_{}", "{} not extreme")),
+    "above": (("{}_above_usual", "{} above the usual"), ("usual_{}", "{} as usual")),
+    "below": (("{}_below_usual", "{} below the usual"), ("usual_{}", "{} as usual")),
+    "extreme above": (("{}_far_above_usual", "{} far above the usual"), ("moderate_{}", "{} not extreme")),
+    "extreme below": (("{}_far_below_usual", "{} far below the usual"), ("moderate_{}", "{} not extreme")),
 }
 NAMES = {"hour": "hour of the day", "hour_of_week": "hour of the week", "pair": "order of actions", "volume": "number of events"}
 
@@ -68,8 +72,9 @@ def explain(verdict: Verdict, details: Details | None = None, most: int = MOST_R
     does; what speaks for the owner has share 0. Beyond `most` reasons, the weakest are put together as "other". Channels that show
     0.00 are left out.
 
-    `details`, per channel where known: `seen` (values of the session), and for text `usual` (value and count pairs) and `last_seen`
-    (seconds, or None for never), for numbers `usual_mean` and `usual_sd`.
+    `details`, per facet where known, as `detector.describing.told` gives them: text has `seen` (value, count), `values`, `usual`
+    (value, count, second last seen) and, of the first value, `last_seen`, `peers` and `everyone`; a number `seen`, `usual_mean`,
+    `usual_sd`.
 
     Raises ValueError if score or evidence is not finite.
     """
@@ -120,10 +125,12 @@ def apportion(parts: Sequence[float], total: float, steps: int) -> list[int]:
 
 def _reason(channel: str, nats: int, share: int, details: Details) -> Mapping[str, object]:
     look, name = _look_and_name(channel)
-    identifier, title = (WORDS.get(channel) or LOOKS[look])[0 if nats > 0 else 1]
     detail = details.get(channel, details.get(name, {}))
-    if nats > 0 and look == "" and "last_seen" in detail and detail["last_seen"] is None:
-        title = LOOKS["novelty"][0][1]
+    if look == "" and "last_seen" in detail and detail["last_seen"] is None and nats > 0:
+        look = "novelty"
+    elif look in ("", "extreme") and "usual_mean" in detail:
+        look = f"{look} {'above' if cast(float, detail['seen']) >= cast(float, detail['usual_mean']) else 'below'}".strip()
+    identifier, title = (WORDS.get(channel) or LOOKS[look])[0 if nats > 0 else 1]
     title = title.format(harmless(NAMES.get(name, name.replace("_", " ")), NAME_LIMIT))
     return {
         "id": identifier.format(_identifier(name)),
@@ -133,6 +140,11 @@ def _reason(channel: str, nats: int, share: int, details: Details) -> Mapping[st
         "nats": nats / HUNDREDTHS,
         "share": share / THOUSANDTHS,
     }
+
+
+def channel_facet(channel: str) -> str:
+    """The facet that a channel looks at."""
+    return _look_and_name(channel)[1]
 
 
 def _look_and_name(channel: str) -> tuple[str, str]:
@@ -149,22 +161,35 @@ def _identifier(name: str) -> str:
 
 
 def _seen(detail: Detail) -> str:
-    seen = detail.get("seen", ())
-    values = list(seen) if isinstance(seen, list | tuple) else [seen]
-    return f": {_listed([_value(value) for value in values[:VALUES_SHOWN]], len(values))}" if values else ""
+    if "seen" not in detail:
+        return ""
+    if not isinstance(detail["seen"], list | tuple):
+        return f": {_value(detail['seen'])}"
+    values = [_value(value) for value, _ in detail["seen"][:VALUES_SHOWN]]
+    return f": {_listed(values, int(str(detail.get('values', len(detail['seen'])))))}"
 
 
 def _usual(detail: Detail) -> str:
     said = ""
     usual = detail.get("usual")
     if isinstance(usual, list | tuple) and usual:
-        said += f"; usually {_listed([f'{_value(value)} ({count})' for value, count in usual[:VALUES_SHOWN]], len(usual))}"
+        said += (
+            f"; usually {_listed([f'{_value(value)} ({_value(count)})' for value, count, *_ in usual[:VALUES_SHOWN]], len(usual))}"
+        )
     if "usual_mean" in detail:
         said += f"; usually {_value(detail['usual_mean'])}" + (f" ± {_value(detail['usual_sd'])}" if "usual_sd" in detail else "")
     last_seen = detail.get("last_seen")
     if isinstance(last_seen, int | float):
         said += f"; last seen {datetime.fromtimestamp(last_seen, UTC):%Y-%m-%d}"
+    shares = [f"{who} {_share(detail[who])}" for who in ("peers", "everyone") if who in detail]
+    if shares:
+        said += f"; share with {' and '.join(shares)}"
     return said
+
+
+def _share(share: object) -> str:
+    percent = 100 * cast(float, share)
+    return f"{percent:.2g} %" if percent >= 0.01 else "under 0.01 %"
 
 
 def _listed(shown: list[str], total: int) -> str:

@@ -22,15 +22,17 @@ PRIOR_SESSIONS = 200.0  # how many sessions the pack's own p-values are worth
 PRIOR_DAYS = 3.0  # how many days the pack's sessions a day are worth
 STEEPEST = 2.0  # of the power law, and its inverse the flattest
 GAIN = 0.2  # of a day's error that the logarithm of the limit takes up: it settles within a week
+SPELL = 7 * DAY  # an account that alarms again within this is in the same trouble: one alert, however many sessions
 FARTHEST = 3.0  # nats that feedback may move the limit either way
 
 
 class Watch(msgspec.Struct, frozen=True):
     """What the last days showed under the present pack; part of the engine's state."""
 
-    days: dict[int, list[int]] = {}  # day -> sessions, those not in doubt, of them with p at most each of BODY; alerts last
+    days: dict[int, list[int]] = {}  # day -> sessions, those not in doubt, of them with p at most each of BODY; spells last
     day: int = -1  # the newest day; -1: none yet
     lean: float = 0.0  # log of what the limit of `day` is multiplied by
+    spells: dict[str, float] = {}  # account -> when a session of it last alarmed
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Seen:
 
     p: np.ndarray  # (S,) of closed sessions
     clean: np.ndarray  # (S,) bool, not in doubt
-    alerts: int
+    alerts: int  # spells of trouble that began
 
 
 def turned(watch: Watch, day: int, per_day: float) -> Watch:
@@ -50,14 +52,20 @@ def turned(watch: Watch, day: int, per_day: float) -> Watch:
     if watch.day in watch.days:
         lean = float(np.clip(lean + GAIN * (1 - watch.days[watch.day][-1] / per_day), -FARTHEST, FARTHEST))
     kept = {d: counts for d, counts in watch.days.items() if d >= day - KEPT_DAYS}
-    return Watch(kept, day, lean)
+    return Watch(kept, day, lean, {user: time for user, time in watch.spells.items() if time >= day * DAY - SPELL})
+
+
+def spelled(watch: Watch, user: str, time: float) -> tuple[Watch, bool]:
+    """The watch after a session of the account alarmed; and whether a spell of trouble began, which is what counts as one alert."""
+    begins = time - watch.spells.get(user, -np.inf) > SPELL
+    return Watch(watch.days, watch.day, watch.lean, watch.spells | {user: time}), begins
 
 
 def added(watch: Watch, seen: Seen) -> Watch:
     """The watch after more of its day."""
     more = [len(seen.p), int(seen.clean.sum()), *(int((seen.p[seen.clean] <= x).sum()) for x in BODY), seen.alerts]
     before = watch.days.get(watch.day, [0] * len(more))
-    return Watch(watch.days | {watch.day: [a + b for a, b in zip(before, more, strict=True)]}, watch.day, watch.lean)
+    return Watch(watch.days | {watch.day: [a + b for a, b in zip(before, more, strict=True)]}, watch.day, watch.lean, watch.spells)
 
 
 def _weighted(watch: Watch) -> tuple[np.ndarray, float]:

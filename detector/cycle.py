@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import time as wall
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import msgspec
 import numpy as np
 
-from alerts.policy import Policy, raise_alerts
+from alerts.audit import NONE
+from alerts.policy import Policy
 from detector import calibration, drift, history, scoring, training
+from detector.casework import Casework, Part, stored_events
+from detector.guidance import NOBODY, Guidance
+from detector.opened import open_from_bytes, open_to_bytes
 from detector.pack import Pack
 from detector.profiles import Profiles, blank, from_bytes, put, to_bytes
 from detector.profiles import take as take_profiles
-from detector.records import Alert, Batch, Changes, Chunk, Reject
+from detector.records import Batch, Changes, Chunk, Reject
 from detector.reports import CycleReport
 from detector.sessions import Sessions, close_time, concat, empty, take
 from detector.settings import Settings
@@ -39,77 +43,7 @@ class EngineState(msgspec.Struct, frozen=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     days: dict[int, list[int]] = msgspec.field(default_factory=dict)  # of the last days under this pack; see drift
     watch: calibration.Watch = calibration.Watch()
-
-
-class OpenRow(msgspec.Struct, array_like=True):
-    """One open session as it is stored."""
-
-    name: str | None
-    start: float
-    end: float
-    events: int
-    alerted: bool
-    last: int
-    key: bytes
-    facet: bytes
-    count: bytes
-    text: list[str]
-    numbers: bytes
-
-
-def open_to_bytes(table: Sessions) -> dict[str, bytes]:
-    """All open sessions of each account, in the order of their start."""
-    rows: dict[str, list[OpenRow]] = {}
-    for s in range(len(table)):
-        at = slice(table.indptr[s], table.indptr[s + 1])
-        row = OpenRow(
-            table.name[s],
-            float(table.start[s]),
-            float(table.end[s]),
-            int(table.events[s]),
-            bool(table.alerted[s]),
-            int(table.last[s]),
-            table.key[at].tobytes(),
-            table.facet[at].tobytes(),
-            table.count[at].tobytes(),
-            [str(t) for t in table.text[at]],
-            table.numbers[s].tobytes(),
-        )
-        rows.setdefault(table.user[s], []).append(row)
-    return {user: msgspec.msgpack.encode(sorted(some, key=lambda r: (r.start, r.name or ""))) for user, some in rows.items()}
-
-
-def open_from_bytes(records: Mapping[str, bytes], numbers: int) -> Sessions:
-    """The table of the open sessions of some accounts."""
-    table = empty(numbers)
-    pairs = [(user, row) for user, record in records.items() for row in msgspec.msgpack.decode(record, type=list[OpenRow])]
-    if not pairs:
-        return table
-    rows = [row for _, row in pairs]
-    keys = [np.frombuffer(r.key, np.uint32) for r in rows]
-    return Sessions(
-        user=_objects([user for user, _ in pairs]),
-        name=_objects([r.name for r in rows]),
-        start=np.array([r.start for r in rows]),
-        end=np.array([r.end for r in rows]),
-        events=np.array([r.events for r in rows], np.int64),
-        alerted=np.array([r.alerted for r in rows], bool),
-        last=np.array([r.last for r in rows], np.uint32),
-        indptr=np.concatenate([[0], np.cumsum([len(k) for k in keys])]),
-        key=np.concatenate(keys),
-        facet=np.concatenate([np.frombuffer(r.facet, np.int16) for r in rows]),
-        count=np.concatenate([np.frombuffer(r.count, np.float32) for r in rows]),
-        text=_objects([t for r in rows for t in r.text]),
-        numbers=np.stack([np.frombuffer(r.numbers).reshape(numbers, -1) for r in rows])
-        if numbers
-        else np.empty((len(rows), 0, table.numbers.shape[2])),
-    )
-
-
-def _objects(values: Sequence[object]) -> np.ndarray:
-    out = np.empty(len(values), object)
-    out[:] = values
-    return out
+    audit: tuple[int, str] = NONE  # number and hash of its newest entry
 
 
 def select(batch: Batch, rows: np.ndarray) -> Batch:
@@ -172,6 +106,7 @@ class Prepared:
     changes: Changes
     report: CycleReport
     state: EngineState
+    part: Part  # of the casework
     marks: np.ndarray
     times: np.ndarray
 
@@ -180,12 +115,19 @@ class Engine:
     """Runs cycles on a store with a pack. One at a time; the caller holds the lock."""
 
     def __init__(
-        self, store: Store, pack: Pack | None, settings: Settings, sinks: Sequence[str], keep_history: bool = True
+        self,
+        store: Store,
+        pack: Pack | None,
+        settings: Settings,
+        sinks: Sequence[str],
+        keep_history: bool = True,
+        casework: bool = True,
     ) -> None:
         self.store, self.pack, self.settings, self.sinks, self.keep_history = store, pack, settings, tuple(sinks), keep_history
         saved = store.engine()
         self.state = msgspec.json.decode(saved, type=EngineState) if saved else EngineState()
         self.recent = Recent.load(store.recent())
+        self.casework = Casework(store, settings) if casework else None
         self.rejected: Counter[str] = Counter()
 
     @property
@@ -218,9 +160,18 @@ class Engine:
         prepared = self._prepare(source, chunk, now, idle, drain, looks)
         self.store.commit(prepared.changes)
         self.state = prepared.state
+        if self.casework is not None:
+            self.casework.apply(prepared.part)
         self.rejected.update(prepared.report.rejects)
         self.recent.add(prepared.marks, prepared.times, self.state.newest - self.settings.events.lateness)
         return replace(prepared.report, duration_s=wall.perf_counter() - started)
+
+    def taken(self, changes: Changes, state: EngineState, part: Part) -> None:
+        """Commit what an answer changes. Raises StoreError; nothing was changed then."""
+        self.store.commit(changes)
+        self.state = state
+        if self.casework is not None:
+            self.casework.apply(part)
 
     def _prepare(self, source: str, chunk: Chunk, now: float, idle: bool, drain: bool, looks: bool) -> Prepared:
         batch, lateness = chunk.batch, self.settings.events.lateness
@@ -238,15 +189,14 @@ class Engine:
         pack = self.pack
         if pack is None and len(batch):
             pack = self.pack = training.untrained(batch, self.settings.attributes, self.settings.seed)
-        changed, outcome = Changes(), None
-        alerts: tuple[Alert, ...] = ()
+        changed, outcome, part = Changes(), None, Part(head=self.state.audit)
         if pack is not None:
-            changed, outcome, alerts = self._score(batch, clock, pack, watermark, looks)
-        verdicts = outcome.verdicts if outcome else ()
+            changed, outcome, part = self._score(batch, clock, pack, watermark, looks, now)
+        verdicts, alarms = (outcome.verdicts, len(outcome.alarming)) if outcome else ((), 0)
         rejects = (*chunk.rejects, *late)
         reasons = Counter(r.reason for r in rejects)
         counters = Counter(self.state.counters)
-        counters.update(events=len(batch), duplicates=duplicates, verdicts=len(verdicts), alerts=len(alerts), rejects=len(rejects))
+        counters.update(events=len(batch), duplicates=duplicates, verdicts=len(verdicts), alerts=alarms, rejects=len(rejects))
         state = EngineState(
             newest,
             newest_at,
@@ -254,6 +204,7 @@ class Engine:
             dict(counters),
             self._days(outcome),
             outcome.watch if outcome else self.state.watch,
+            part.head,
         )
         changes = replace(
             changed,
@@ -264,7 +215,6 @@ class Engine:
             history=tuple(history.encode(batch)) if self.keep_history and len(batch) else (),
             verdicts=verdicts,
             embeddings=tuple(row.tobytes() for row in outcome.embeddings.astype("<f2")) if outcome else (),
-            alerts=alerts,
             sinks=self.sinks,
             rejects=rejects,
             now=now,
@@ -282,10 +232,12 @@ class Engine:
             threshold=self.limit(state.watch) if pack is not None and pack.fusion else 0.0,
             alerts_a_day=calibration.alerts_a_day(state.watch),
             budget_a_day=self.alerts_per_day,
-            alerts=dict(Counter(a.severity for a in alerts)),
+            alerts=dict(Counter(a.severity for a in changed.alerts)),
+            opened=dict(Counter(e.detail["severity"] for e in changed.audit if e.what == "open")),
+            held=dict(Counter({why: n for (_, why), n in changed.held.items()})),
             event_clock=newest if newest > NOTHING_SEEN else 0.0,
         )
-        return Prepared(changes, report, state, marks, batch.time)
+        return Prepared(changes, report, state, part, marks, batch.time)
 
     def _days(self, outcome: scoring.Outcome | None) -> dict[int, list[int]]:
         if outcome is None or not outcome.verdicts or self.pack is None or self.pack.drift is None:
@@ -303,11 +255,11 @@ class Engine:
         return drift.judge(pack.drift, self.state.days, closed_until, (*pack.facets.text, *pack.facets.number, "volume"))
 
     def _score(
-        self, batch: Batch, clock: np.ndarray, pack: Pack, watermark: float, looks: bool
-    ) -> tuple[Changes, scoring.Outcome | None, tuple[Alert, ...]]:
+        self, batch: Batch, clock: np.ndarray, pack: Pack, watermark: float, looks: bool, now: float
+    ) -> tuple[Changes, scoring.Outcome | None, Part]:
         users = sorted({*batch.user.tolist(), *self.store.due(watermark)})
         if not users:
-            return Changes(), None, ()
+            return Changes(), None, Part(head=self.state.audit)
         records = self.store.accounts(users)
         profiles = from_bytes([records.get(u) for u in users], pack.shape, 0.0)
         opened = self.store.open_sessions(users)
@@ -323,17 +275,39 @@ class Engine:
             self.state.watch,
             scoring.Budget(self.alerts_per_day, self.limit),
             looks,
+            self.casework.guidance if self.casework is not None else {},
         )
+        time = float(clock[-1]) if len(clock) else self.state.newest
+        part = self._cases(outcome, records, pack, batch, max(time, self.state.newest), now)
         changed = np.flatnonzero(outcome.changed)
-        changes = Changes(
+        changes = replace(
+            part.changes,
             accounts=tuple(
                 (users[a], int(outcome.profiles.history[a]), record)
                 for a, record in zip(changed, to_bytes(take_profiles(outcome.profiles, changed)), strict=True)
             ),
         )
-        changes = with_open(changes, outcome.open_sessions, opened, self.rules)
-        time = float(clock[-1]) if len(clock) else self.state.newest
-        return changes, outcome, tuple(alerts_of(outcome.alarming, time))
+        return with_open(changes, outcome.open_sessions, opened, self.rules), outcome, part
+
+    def _cases(
+        self, outcome: scoring.Outcome, records: Mapping[str, bytes], pack: Pack, batch: Batch, clock: float, now: float
+    ) -> Part:
+        """What the cycle makes of incidents, with the alarms that the budget held back counted."""
+        if self.casework is None:
+            return Part(head=self.state.audit)
+
+        def events(user: str, first: float, last: float) -> list[Mapping[str, object]]:
+            stored = stored_events(self.store, self.settings.state.folder, user, first, last) if self.keep_history else []
+            mine = select(batch, (batch.user == user) & (batch.time >= first) & (batch.time <= last))
+            return [row for part in (*stored, mine) for row in rows_of(part)]
+
+        part = self.casework.take(outcome, records, pack, clock, self.state.audit, now, events)
+        limit, nominal = self.limit(outcome.watch), self.limit(msgspec.structs.replace(outcome.watch, lean=0.0))
+        over = Counter(
+            str(np.datetime64(int(v.end // 86400), "D")) for v in outcome.verdicts if pack.fusion and limit < v.p <= nominal
+        )
+        held = dict(part.changes.held) | {(day, "over_budget"): n for day, n in over.items()}
+        return replace(part, changes=replace(part.changes, held=held))
 
 
 def with_open(changes: Changes, table: Sessions, before: Mapping[str, bytes], rules: scoring.Rules) -> Changes:
@@ -348,14 +322,10 @@ def with_open(changes: Changes, table: Sessions, before: Mapping[str, bytes], ru
     return replace(changes, open_sessions=opened, closed_users=tuple(user for user in before if user not in packed))
 
 
-def alerts_of(alarming: Sequence[scoring.Alarming], time: float) -> list[Alert]:
-    """The alerts for sessions that alarm; `time` is the event clock, and an alert is not older than its session's newest event."""
-    details = {id(one.verdict): one.details for one in alarming}
-    out: list[Alert] = []
-    for one in alarming:
-        moment = min(one.verdict.end, time) if time > NOTHING_SEEN else one.verdict.end
-        out += raise_alerts([one.verdict], one.limit, moment, still_open=one.open, describe=lambda v: details[id(v)])
-    return out
+def rows_of(batch: Batch) -> list[Mapping[str, object]]:
+    """The attributes of each event."""
+    columns = {name: column.tolist() for name, column in batch.attributes.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def late_reject(source: str, batch: Batch, e: int) -> Reject:
@@ -367,46 +337,63 @@ def late_reject(source: str, batch: Batch, e: int) -> Reject:
 
 
 def rebuild(
-    pack: Pack, settings: Settings, batches: Iterable[Batch], stop: Callable[[], bool] = lambda: False
+    pack: Pack,
+    settings: Settings,
+    batches: Iterable[Batch],
+    stop: Callable[[], bool] = lambda: False,
+    guidance: Mapping[str, Guidance] = NOBODY,
+    until: float | None = None,
 ) -> tuple[Profiles, list[str], Sessions, float]:
-    """Profiles and open sessions under a pack, from the stored history of events; nothing is written.
+    """Profiles and open sessions under a pack, from the stored history of events, as people said; nothing is written.
+
+    until: at last, what closes before this event time is closed; None: only what the events themselves close.
 
     Returns (A) profiles with their users, the open sessions, and the newest event time.
     """
     rules = scoring.Rules(settings.session.gap, settings.session.named_gap, settings.events.lateness)
     index: dict[str, int] = {}
     profiles, opened, newest = blank(0, pack.shape, 0.0), empty(len(pack.facets.number)), NOTHING_SEEN
-    for batch in batches:
-        for low in range(0, len(batch), settings.cycle.batch_events):
-            if stop():
-                break
-            part = select(batch, np.arange(low, min(low + settings.cycle.batch_events, len(batch))))
-            _, clock = scoring.admit(part.time, newest, rules.lateness)
-            newest = float(clock[-1])
-            for user in dict.fromkeys(part.user.tolist()):
-                index.setdefault(user, len(index))
-            profiles = grown(profiles, len(index), pack)
-            ends = close_time(opened, rules.gap, rules.named_gap)
-            involved = dict.fromkeys([*part.user.tolist(), *opened.user[ends < newest - rules.lateness].tolist()])
-            users = list(involved)
-            mine = np.array([user in involved for user in opened.user], bool)
-            rows = np.array([index[u] for u in users], np.int64)
-            outcome = scoring.step(
-                part,
-                clock,
-                users,
-                take_profiles(profiles, rows),
-                take(opened, np.flatnonzero(mine)),
-                pack,
-                rules,
-                newest - rules.lateness,
-                calibration.Watch(),
-                scoring.Budget(1.0, lambda _: 0.0),
-                False,
-            )
-            put(profiles, rows, outcome.profiles)
-            opened = concat([take(opened, np.flatnonzero(~mine)), outcome.open_sessions])
+    for part in pieces(batches, settings.cycle.batch_events, until is not None):
+        if stop():
+            break
+        _, clock = scoring.admit(part.time, newest, rules.lateness)
+        newest = float(clock[-1]) if len(clock) else newest
+        watermark = until if until is not None and not len(part) else newest - rules.lateness
+        for user in dict.fromkeys(part.user.tolist()):
+            index.setdefault(user, len(index))
+        profiles = grown(profiles, len(index), pack)
+        ends = close_time(opened, rules.gap, rules.named_gap)
+        involved = dict.fromkeys([*part.user.tolist(), *opened.user[ends < watermark].tolist()])
+        users = list(involved)
+        mine = np.array([user in involved for user in opened.user], bool)
+        rows = np.array([index[u] for u in users], np.int64)
+        outcome = scoring.step(
+            part,
+            clock,
+            users,
+            take_profiles(profiles, rows),
+            take(opened, np.flatnonzero(mine)),
+            pack,
+            rules,
+            watermark,
+            calibration.Watch(),
+            scoring.Budget(1.0, lambda _: 0.0),
+            False,
+            guidance,
+        )
+        put(profiles, rows, outcome.profiles)
+        opened = concat([take(opened, np.flatnonzero(~mine)), outcome.open_sessions])
     return profiles, list(index), opened, newest
+
+
+def pieces(batches: Iterable[Batch], size: int, at_last: bool) -> Iterator[Batch]:
+    """Batches cut to at most `size` events each; and at last, where asked, one of no events."""
+    batch = None
+    for batch in batches:
+        for low in range(0, len(batch), size):
+            yield select(batch, np.arange(low, min(low + size, len(batch))))
+    if at_last and batch is not None:
+        yield select(batch, np.arange(0))
 
 
 def move(engine: Engine, pack: Pack, batches: Iterable[Batch], stop: Callable[[], bool] = lambda: False) -> bool:
@@ -414,7 +401,7 @@ def move(engine: Engine, pack: Pack, batches: Iterable[Batch], stop: Callable[[]
 
     One transaction: killed before it, the state still names the old pack, and the move is made again at the next start.
     """
-    rebuilt = rebuild(pack, engine.settings, batches, stop)
+    rebuilt = rebuild(pack, engine.settings, batches, stop, engine.casework.guidance if engine.casework is not None else NOBODY)
     if stop():
         return False
     settle(engine, pack, *rebuilt)
@@ -431,7 +418,7 @@ def settle(engine: Engine, pack: Pack, profiles: Profiles, users: list[str], ope
         pack=pack.id,
         newest=max(engine.state.newest, newest),
         days={},
-        watch=calibration.Watch(lean=engine.state.watch.lean),
+        watch=calibration.Watch(lean=engine.state.watch.lean, spells=engine.state.watch.spells),
         counters=engine.state.counters | {"verdicts_at_training": engine.state.counters.get("verdicts", 0)},
     )
     engine.store.replace_accounts(rows, with_open(Changes(engine=msgspec.json.encode(state)), opened, before, engine.rules))

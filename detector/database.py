@@ -12,7 +12,7 @@ from pathlib import Path
 from detector.errors import StoreBusyError, StoreDamagedError, StoreError
 
 LOCK = "unlike.lock"
-APPLICATION, VERSION = 0x756E6C6B, 2  # "unlk" and the schema's version, in the file's header
+APPLICATION, VERSION = 0x756E6C6B, 3  # "unlk" and the schema's version, in the file's header
 CHECKED_WHOLE = 256 << 20  # bytes: up to here the whole file is checked at opening, in about half a second
 CHECKPOINT_PAGES = 8192  # 32 MB of log between checkpoints: hot pages are written to the file once, not at each commit
 CACHE_KIB = 65536  # upper levels of the indexes of a million accounts stay in memory
@@ -106,7 +106,7 @@ def inspect(db: sqlite3.Connection, path: Path, whole: bool) -> None:
         return
     if size_of(path) + size_of(log_of(path)) < page * pages:
         raise StoreDamagedError(f"{path}: cut off: {size_of(path)} bytes, expected {page * pages}; {REMEDY}")
-    small = ("tally", "engine", "positions", "recent", "outbox", "alerts")
+    small = ("tally", "engine", "positions", "recent", "outbox", "alerts", "incidents", "cases", "audit")
     checks = [""] if size_of(path) <= CHECKED_WHOLE else [f"({table})" for table in small]
     for check in checks:
         found = db.execute(f"PRAGMA quick_check{check}").fetchone()[0]

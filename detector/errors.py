@@ -44,5 +44,13 @@ class TrainingError(UnlikeError):
     """There is too little history to learn from."""
 
 
+class UnknownError(UnlikeError):
+    """What was asked for is not there."""
+
+
+class AnswerError(UnlikeError):
+    """A person's answer does not fit what it is an answer to."""
+
+
 class DeliveryError(UnlikeError):
     """A sink did not take an alert."""

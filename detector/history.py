@@ -61,14 +61,14 @@ def encode(batch: Batch) -> list[tuple[str, bytes]]:
     Raises ValueError where a column holds anything but str, float and None.
     """
     days = np.floor(batch.time / DAY)  # (E,)
-    return [(str(np.datetime64(int(day), "D")), _pack(_where(batch, days == day), np.savez)) for day in np.unique(days)]
+    return [(str(np.datetime64(int(day), "D")), _pack(where(batch, days == day), np.savez)) for day in np.unique(days)]
 
 
-def decode(data: bytes, where: object = "events") -> Batch:
-    """The batch that was encoded; raises StoreDamagedError, naming `where`, if these are not the bytes that were written."""
+def decode(data: bytes, name: object = "events") -> Batch:
+    """The batch that was encoded; raises StoreDamagedError, naming `name`, if these are not the bytes that were written."""
     body, check = data[:-4], data[-4:]
     if len(data) < 4 or zlib.crc32(body).to_bytes(4, "little") != check:
-        raise StoreDamagedError(f"{where}: damaged: its checksum does not fit; move it away to go on without its events")
+        raise StoreDamagedError(f"{name}: damaged: its checksum does not fit; move it away to go on without its events")
     with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
         blob, ends = arrays["blob"].tobytes(), arrays["ends"].tolist()  # (T,)
         texts = [blob[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends], ends, strict=False)]
@@ -139,7 +139,7 @@ def read(store: Stage, folder: str | Path | None, since: float | None = None, un
             for batch in chain(stored, staged):
                 wanted = (batch.time >= least) & (batch.time < end)
                 if wanted.any():
-                    yield batch if wanted.all() else _where(batch, wanted)
+                    yield batch if wanted.all() else where(batch, wanted)
 
 
 def prune(folder: str | Path, before: float) -> int:
@@ -179,7 +179,7 @@ def _pack(batch: Batch, save: Callable[..., None]) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def _where(batch: Batch, mask: np.ndarray) -> Batch:
+def where(batch: Batch, mask: np.ndarray) -> Batch:
     """The events at which the mask (E,) is true."""
     return Batch(
         batch.time[mask],

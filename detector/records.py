@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import msgspec
 import numpy as np
 
 
@@ -103,16 +105,81 @@ class Alert:
     open: bool  # the session was still open
     summary: str
     reasons: tuple[Mapping[str, object], ...]  # identifier, text, share; see alerts.explanations
+    limit: float = 0.0  # the largest p that alarmed then
+    incident: str = ""  # that it belongs to
+    counterfactuals: tuple[Mapping[str, object], ...] = ()  # without, score, p, alarms: scored again without a facet
+
+
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person reviews: the alarming sessions of one account in one spell of trouble. Times are event times."""
+
+    id: str
+    user: str
+    state: str = "open"  # or "acknowledged", "confirmed", "dismissed", "expired"
+    severity: str  # the highest so far
+    priority: float  # the highest so far: -log10 p times what is at stake
+    sessions: int  # alarming ones, exact
+    opened: float
+    updated: float
+    closed: float | None = None
+    shown_for: str = "alarm"  # or "similar": a person opened it
+    messages: int = 0  # sent so far
+    alert: str  # id of the alert that stands for it: the strongest
+    p: float  # of that alert
+    summary: str
+    reasons: tuple[dict[str, Any], ...] = ()
+    verdict: dict[str, Any]  # JSON-able
+    open: bool = False  # its session had not ended
+    rules: tuple[str, ...] = ()  # what raised the priority
+    linked: tuple[str, ...] = ()  # incidents of other accounts that it is like
+    marks: tuple[str, ...] = ()  # rare values that it could share with others: "device=x"
+    embedding: bytes = b""  # of the alert's session, as in Remembered; of the pack in the verdict
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person said of an incident, or of an account. `clock` and `until` are event times, `time` is the wall clock."""
+
+    number: int  # of its entry in the audit
+    incident: str
+    user: str
+    kind: str  # "confirm", "dismiss", "mute"; "withdraw" of a wide answer's other half
+    as_: str = msgspec.field(default="", name="as")  # "false_alarm" or "expected"
+    scope: str = "session"  # or "value", "everyone"
+    facet: str = ""
+    value: str = ""
+    least: float | None = None  # of a number facet: the value and what lies nearer to the usual is in order
+    most: float | None = None
+    clock: float = 0.0
+    time: float = 0.0
+    until: float | None = None  # None: for ever
+    who: str = ""
+    why: str = ""
+    undone: bool = False
+    times: int = 1  # how often a dismissed session is learnt
+    sessions: tuple[tuple[str | None, float], ...] = ()  # name and start of those that it is about
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the audit. `hash` covers the line and the hash of the one before (see alerts.audit)."""
+
+    number: int
+    time: float  # wall clock
+    who: str
+    incident: str
+    what: str
+    why: str
+    detail: dict[str, Any]
+    hash: str
 
 
 @dataclass(frozen=True)
 class OutboxItem:
-    """One alert on its way to one sink."""
+    """One message on its way to one sink."""
 
     id: int
-    alert_id: str
+    alert_id: str  # of the message
     sink: str
-    body: bytes  # the JSON of the alert
+    body: bytes  # JSON
     attempts: int
     due: float  # wall clock, seconds
 
@@ -132,6 +199,15 @@ class Changes:
     verdicts: tuple[Verdict, ...] = ()
     embeddings: tuple[bytes, ...] = ()  # of the verdicts' sessions, one each (see Remembered); or none at all
     alerts: tuple[Alert, ...] = ()
-    sinks: tuple[str, ...] = ()  # each alert goes into the outbox once for each of these
+    exhibits: tuple[bytes, ...] = ()  # of the alerts, one each: what it takes to score them again (see casework); or none at all
+    incidents: tuple[Incident, ...] = ()  # as they are now
+    members: tuple[tuple[str, str | None, float], ...] = ()  # incident, name and start of a session that belongs to it
+    cases: tuple[tuple[str, bytes], ...] = ()  # account -> what people said of it, and how it was before
+    kept: tuple[tuple[str, bytes], ...] = ()  # account, closed session: to learn the account anew
+    forget_kept: tuple[str, ...] = ()  # accounts of which no session needs to be kept any more
+    held: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (day, why) -> alarms that no message was sent of
+    messages: tuple[tuple[str, bytes], ...] = ()  # id, JSON: each goes into the outbox once for each of the sinks
+    audit: tuple[Entry, ...] = ()
+    sinks: tuple[str, ...] = ()
     rejects: tuple[Reject, ...] = ()
     now: float = 0.0  # wall clock, seconds: when rows were written, for retention

@@ -46,7 +46,7 @@ class Recorder(MemoryStore):
             self._on_verdict(verdict)
         for alert in changes.alerts:
             self._on_alert(alert)
-        super().commit(replace(changes, verdicts=(), embeddings=(), alerts=(), sinks=(), history=(), rejects=()))
+        super().commit(replace(changes, verdicts=(), embeddings=(), alerts=(), exhibits=(), sinks=(), history=(), rejects=()))
 
 
 def replay(
@@ -101,7 +101,7 @@ def replay(
             alerts += 1
             on_alert(alert)
 
-    engine = Engine(Recorder(take_verdict, take_alert), pack, settings, (), keep_history=False)
+    engine = Engine(Recorder(take_verdict, take_alert), pack, settings, (), keep_history=False, casework=looks)
     sessions, checked = pack.sessions, train_until
     for chunk in _together(waiting, source):
         report = engine.run("replay", chunk, now, looks=looks)

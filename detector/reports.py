@@ -25,5 +25,7 @@ class CycleReport:
     alerts_a_day: float = 0.0  # mean of the days watched, at most 28
     budget_a_day: float = 0.0  # alerts
     alerts: Mapping[str, int] = field(default_factory=dict)  # severity -> alerts
+    opened: Mapping[str, int] = field(default_factory=dict)  # severity -> incidents
+    held: Mapping[str, int] = field(default_factory=dict)  # why -> alarms that no message was sent of
     event_clock: float = 0.0  # newest event time seen
     duration_s: float = 0.0

@@ -9,9 +9,9 @@ Axes: E events, S sessions, A accounts, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from detector import belief, calibration, facets, fusion
 from detector.calibration import Watch
 from detector.encoder import encode, measures
 from detector.evidence import channels, peer_log_likelihood, posterior
+from detector.guidance import NOBODY, Guidance, exempt, lessons
 from detector.pack import Pack
-from detector.profiles import Profiles, learn, lookup, put
+from detector.profiles import Profiles, learn, put
 from detector.profiles import take as take_profiles
 from detector.records import Batch, Verdict
 from detector.sessions import Sessions, assign, close_time, combine, concat, mark_alerted, take
@@ -58,7 +59,10 @@ class Alarming:
     verdict: Verdict
     open: bool
     limit: float  # the largest p that alarmed then
-    details: dict[str, dict[str, object]]  # by channel: what was seen and what is usual
+    session: Sessions  # (1)
+    profile: Profiles  # (1), as it was judged against
+    embedding: np.ndarray  # (D,) of the session
+    watch: Watch  # of its day
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,13 @@ def step(
     watch: Watch,
     budget: Budget,
     looks: bool = True,
+    guidance: Mapping[str, Guidance] = NOBODY,
 ) -> Outcome:
     """Carry one batch through.
 
     batch (E events, all in time), clock (E,) from `admit`; users (A) with their profiles and all their open sessions, which must
     cover the batch's accounts; watermark: event time minus lateness after the batch (or later, where time has gone on without
-    events). What alarms follows from the days that `watch` has seen, and the budget.
+    events). What alarms follows from the days that `watch` has seen, and the budget. `guidance`: what people said of an account.
     """
     row_of = {user: a for a, user in enumerate(users)}
     assignment = assign(batch, open_parts, rules.gap, rules.named_gap)
@@ -127,7 +132,7 @@ def step(
     tasks, moment, source = concat(parts), np.concatenate(when), np.concatenate(origin)
     account = np.fromiter((row_of[u] for u in tasks.user), np.int64, len(tasks))
     order = np.lexsort((tasks.start, np.concatenate([ends[closing], np.zeros(len(tasks) - len(closing))]), moment, account))
-    judged = _judge_all(tasks, account, order, source < 0, profiles, pack)
+    judged = _judge_all(tasks, account, order, source < 0, profiles, pack, guidance)
     in_order = np.lexsort((tasks.start, account, moment))
     owner = np.concatenate([closing, source[len(closing) :]])  # row of the table that each task is of
     times = np.concatenate([ends[closing] + rules.lateness, clock[moment[len(closing) :].astype(np.int64) // 2]])
@@ -169,7 +174,7 @@ def _decide(
     for today in np.unique(day):
         now = order[day[order] == today]
         watch = calibration.turned(watch, int(today), budget.per_day)
-        limit, before = budget.limit(watch) if pack.fusion else 0.0, len(first)
+        limit, spells = budget.limit(watch) if pack.fusion else 0.0, 0
         p = calibration.corrected(raw[now], watch) if pack.fusion else raw[now]
         watched = tasks.end[now] >= pack.trusted_until  # what ended before is history, taken to be clean
         for i, true, counts in zip(now.tolist(), p.tolist(), watched, strict=True):
@@ -178,11 +183,15 @@ def _decide(
                 verdicts.append(verdict)
             alarms = raw[i] <= DETAILED and true <= (limit if closes[i] else limit / LOOKS_PER_SESSION)
             if alarms and counts and not alerted[owner[i]]:
-                first.setdefault(int(owner[i]), Alarming(verdict, not closes[i], limit, judged.details[i]))
+                one = np.array([i])
+                found = Alarming(verdict, not closes[i], limit, take(tasks, one), judged.against[i], judged.embedding[i], watch)
+                if first.setdefault(int(owner[i]), found) is found:
+                    watch, begins = calibration.spelled(watch, verdict.user, float(times[i]))
+                    spells += begins
         ended = now[watched & closes[now]]
         if pack.fusion and watched.any():
             clean = np.array([judged.verdicts[i].belief < belief.DOUBTED for i in ended], bool)
-            watch = calibration.added(watch, calibration.Seen(raw[ended], clean, len(first) - before))
+            watch = calibration.added(watch, calibration.Seen(raw[ended], clean, spells))
     return verdicts, first, watch
 
 
@@ -199,7 +208,7 @@ def _grown(open_parts: Sessions, single: Sessions, session: np.ndarray, continue
 class _Judged:
     verdicts: list[Verdict]
     embedding: np.ndarray  # (S, D)
-    details: list[dict[str, dict[str, object]]]
+    against: Mapping[int, Profiles]  # task -> (1) profile that it was judged against; of those strange enough to alarm
     profiles: Profiles
     changed: np.ndarray
 
@@ -211,40 +220,78 @@ def _judge_all(
     closes: np.ndarray,
     profiles: Profiles,
     pack: Pack,
+    guidance: Mapping[str, Guidance],
 ) -> _Judged:
-    """Judge all tasks: the first of every account, then the second of every account, and so on; closed sessions are learnt."""
+    """Judge all tasks: the first of every account, then the second of every account, and so on; closed sessions are learnt.
+
+    What people allowed is left out where a session is judged, not where it is learnt.
+    """
     profiles = take_profiles(profiles, np.arange(len(profiles)))  # our own copy
     changed = np.zeros(len(profiles), bool)
-    measured = measures(tasks, pack.population.centre, pack.population.spread)
-    embedding = encode(pack.encoder, tasks, measured)
-    peers = peer_log_likelihood(tasks, pack.population, len(pack.facets.text))
+    embedding, peers = _looked_at(tasks, pack)
+    shown, seen, looked = tasks, embedding, peers
+    if guidance:
+        shown = exempt(tasks, pack.facets, guidance)
+        seen, looked = _looked_at(shown, pack) if shown is not tasks else (embedding, peers)
+    times = lessons(tasks, guidance)
     sorted_account = account[order]
     heads = np.flatnonzero(np.diff(sorted_account, prepend=-1))
     rank = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
     verdicts: list[Verdict | None] = [None] * len(tasks)
-    details: list[dict[str, dict[str, object]]] = [{}] * len(tasks)
+    against: dict[int, Profiles] = {}
     by_rank = order[np.argsort(rank, kind="stable")]
     bounds = np.searchsorted(np.sort(rank), np.arange(rank.max(initial=-1) + 2))
     for low, high in pairwise(bounds):
         now = by_rank[low:high]
         table, mine = take(tasks, now), take_profiles(profiles, account[now])
-        opinion = judge(table, mine, embedding[now], peers[now], pack, ~closes[now])
+        judged = table if shown is tasks else take(shown, now)
+        opinion = judge(judged, mine, seen[now], looked[now], pack, ~closes[now])
         for i, verdict in zip(now, verdicts_of(table, mine, opinion, pack), strict=True):
             verdicts[i] = verdict
         for s in np.flatnonzero(opinion.p <= DETAILED if pack.fusion else np.zeros(len(table), bool)):
-            details[now[s]] = details_of(table, mine, int(s), pack)
-        last = closes[now]
+            against[int(now[s])] = take_profiles(mine, np.array([s]))
+        last = closes[now] & (times[now] != 0)
         if last.any():
-            rows = account[now][last]
+            rows, said = account[now][last], times[now][last]
             taught = belief.lesson(opinion.belief, mine.history, mine.unlearnt)
-            weight = np.where(table.end < pack.trusted_until, 1.0, taught)[last]
-            new = learn(
-                take_profiles(mine, last), take(table, np.flatnonzero(last)), weight, embedding[now][last], peers[now][last].sum(1)
-            )
-            unlearnt = belief.patience(opinion.belief[last], mine.unlearnt[last])
-            put(profiles, rows, replace(new, doubt=opinion.belief[last], unlearnt=unlearnt))
+            weight = np.where((table.end < pack.trusted_until) | (times[now] > 0), 1.0, taught)[last]
+            part, look, likely = take(table, np.flatnonzero(last)), embedding[now][last], peers[now][last].sum(1)
+            new = learn(take_profiles(mine, last), part, weight, look, likely)
+            for more in range(1, said.max(initial=1)):
+                new = _repeated(new, part, look, likely, said > more)
+            after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
+            put(profiles, rows, replace(new, doubt=np.where(said > 0, 0.0, after), unlearnt=np.where(said > 0, 0, unlearnt)))
             changed[rows] = True
-    return _Judged([v for v in verdicts if v is not None], embedding, details, profiles, changed)
+    return _Judged([v for v in verdicts if v is not None], embedding, against, profiles, changed)
+
+
+def _looked_at(table: Sessions, pack: Pack) -> tuple[np.ndarray, np.ndarray]:
+    """(S, D) embeddings and (S, F, J) log-likelihoods under the peers."""
+    measured = measures(table, pack.population.centre, pack.population.spread)
+    return encode(pack.encoder, table, measured), peer_log_likelihood(table, pack.population, len(pack.facets.text))
+
+
+def _repeated(profiles: Profiles, table: Sessions, embedding: np.ndarray, likely: np.ndarray, rows: np.ndarray) -> Profiles:
+    """Profiles after `rows` (S,) learnt their session once more; it still counts as one session known."""
+    at = np.flatnonzero(rows)
+    again = learn(take_profiles(profiles, at), take(table, at), np.ones(len(at)), embedding[at], likely[at])
+    out = take_profiles(profiles, np.arange(len(profiles)))
+    put(out, at, again)
+    return out
+
+
+def relearnt(profile: Profiles, sessions: Sessions, pack: Pack, guidance: Mapping[str, Guidance]) -> Profiles:
+    """The (1) profile of one account after its closed sessions (S, in the order of their closing), as `step` would have left it."""
+    rows = np.arange(len(sessions))
+    account, closes = np.zeros(len(rows), np.int64), np.ones(len(rows), bool)
+    return _judge_all(sessions, account, rows, closes, profile, pack, guidance).profiles
+
+
+def again(table: Sessions, profile: Profiles, pack: Pack, watch: Watch, unfinished: bool) -> tuple[float, float]:
+    """(score, p) of a (1) session against a (1) profile, as the day of `watch` has it: for what would have been otherwise."""
+    opinion = judge(table, profile, *_looked_at(table, pack), pack, np.array([unfinished]))
+    (p,) = calibration.corrected(opinion.p, watch)
+    return float(np.round(np.round(opinion.evidence, ROUND).sum(), ROUND)), float(f"{p:.6g}")
 
 
 @dataclass(frozen=True)
@@ -315,44 +362,3 @@ def verdicts_of(table: Sessions, profiles: Profiles, opinion: Opinion, pack: Pac
         )
         for s in range(len(table))
     ]
-
-
-def details_of(table: Sessions, profiles: Profiles, s: int, pack: Pack) -> dict[str, dict[str, object]]:
-    """By channel: what session `s` showed and what is usual for the account."""
-    low, high = table.indptr[s], table.indptr[s + 1]
-    out: dict[str, dict[str, object]] = {}
-    counted, seen_day = lookup(profiles, np.full(high - low, s), table.key[low:high])
-    for f, name in enumerate(pack.facets.text):
-        mine = np.flatnonzero(table.facet[low:high] == f)
-        if not len(mine) or name == "pair":
-            continue
-        strangest = mine[np.lexsort((-table.count[low:high][mine], counted[mine]))[0]]
-        held = profiles.facet[s] == f
-        held &= profiles.weight[s] > 0
-        best = np.flatnonzero(held)[np.argsort(-profiles.weight[s][held], kind="stable")]
-        named = ((_text_of(pack, profiles.key[s, k]), round(float(profiles.weight[s, k]))) for k in best)
-        usual = list(islice(([text, weight] for text, weight in named if text is not None), 3))
-        last = float(seen_day[strangest]) * 86400
-        out[name] = {
-            "seen": str(table.text[low:high][strangest]),
-            "usual": usual,
-            "last_seen": last if counted[strangest] > 0 else None,
-        }
-    for n, name in enumerate(pack.facets.number):
-        known, (count, total, squares) = table.numbers[s, n], profiles.number[s, n]
-        if count > 0 and known[0] > 0:
-            mean = total / count
-            deviation = np.sqrt(max(squares / count - mean**2, 0.0))
-            farthest = known[4] if known[4] - mean >= mean - known[3] else known[3]
-            seen, usual, above = facets.unscaled(np.array([farthest, mean, mean + deviation]), pack.facets.log_scale[n])
-            out[name] = {"seen": float(seen), "usual_mean": float(usual), "usual_sd": float(above - usual)}
-    return out
-
-
-def _text_of(pack: Pack, key: np.uint32) -> str | None:
-    """The text of a value that the vocabulary knows; None of another."""
-    known = pack.population.vocabulary
-    at = int(np.searchsorted(known, key))
-    if at < len(known) and known[at] == key:
-        return bytes(pack.population.vocabulary_text[at]).decode("utf-8", "replace")
-    return None

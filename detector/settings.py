@@ -107,6 +107,42 @@ class AlertSettings(Section, frozen=True):
     retry_at_most: Duration = Duration(900)
 
 
+class IncidentSettings(Section, frozen=True):
+    """The life of an incident. Times are of the event clock."""
+
+    cooldown: Duration = Duration(86400)  # after one has closed, alarms of its account are only counted
+    expire: Duration = Duration(7 * 86400)  # an open one without a further alarm; a spell of trouble for the alert budget
+    freeze: Duration = Duration(86400)  # after a confirmation the account learns nothing: the thief may still be there
+    undo: Duration = Duration(30 * 86400)  # so long after closing an account can be learnt again exactly as it was
+
+
+class ImpactSettings(Section, frozen=True):
+    """What is at stake: the priority of an incident is multiplied by these weights."""
+
+    weights: dict[str, float] = {}  # "attribute=value" -> weight, of an event of the session
+    lists: dict[str, float] = {}  # file with an account a line -> weight
+    sensitive: dict[str, float] = {}  # action -> weight
+    chain: tuple[tuple[str, ...], ...] = ()  # actions by step of a takeover: credential, recovery, payee, export
+    chain_weight: Annotated[float, msgspec.Meta(ge=1)] = 2.0  # for each further step in order
+
+    @staticmethod
+    def read(path: str) -> list[str]:
+        """The accounts of a list; raises SettingsError."""
+        try:
+            return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"impact.lists: {path}: cannot be read: {error}; expected a text file with an account a line"
+            ) from error
+
+
+class ReviewSettings(Section, frozen=True):
+    """The review page and its API."""
+
+    listen: str = "127.0.0.1:8737"  # loopback unless told otherwise; empty: no page
+    url: str = ""  # how people reach it, for links in messages
+
+
 class MetricsSettings(Section, frozen=True):
     """Where metrics are served."""
 
@@ -133,6 +169,9 @@ class Settings(Section, frozen=True):
     training: TrainingSettings = TrainingSettings()
     history: HistorySettings = HistorySettings()
     alerts: AlertSettings = AlertSettings()
+    incidents: IncidentSettings = IncidentSettings()
+    impact: ImpactSettings = ImpactSettings()
+    review: ReviewSettings = ReviewSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
     seed: int = 0  # same events, same seed: same verdicts

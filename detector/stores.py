@@ -21,10 +21,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from detector import casebook
+from detector.casebook import MemoryBook, SqliteBook
 from detector.database import CHECKPOINT_PAGES, REMEDY, connect, create, hold, inspect, let_go, log_of, prepare, size_of, translated
 from detector.errors import StoreDamagedError, StoreError
 from detector.lines import alert_line, verdict_line
-from detector.records import Alert, Changes, OutboxItem, Reject, Remembered, Verdict
+from detector.records import Alert, Changes, Entry, Incident, OutboxItem, Reject, Remembered, Verdict
 
 HISTORY_BUCKETS = (0, 1, 5, 20, 100)  # accounts are counted by the sessions known of them; each bucket starts here
 PAGE = 1000  # rows per read of an iterator: other threads get their turn in between
@@ -92,6 +94,30 @@ class Store(Protocol):
     def alert(self, prefix: str) -> bytes | None:
         """JSON of the alert whose id is or starts with `prefix`; StoreError where several do and none is it."""
 
+    def incidents(self, states: Sequence[str] = (), user: str | None = None) -> list[Incident]:
+        """Incidents in one of the states (none: in any), of one account or of all, the highest priority first."""
+
+    def incident(self, prefix: str) -> Incident | None:
+        """The incident whose id is or starts with `prefix`; StoreError where several do and none is it."""
+
+    def members(self, incident: str) -> list[tuple[str | None, float]]:
+        """(name, start) of the alarming sessions of an incident."""
+
+    def exhibits(self, incident: str, limit: int) -> list[tuple[bytes, bytes]]:
+        """(JSON of the alert, what it takes to score it again) of an incident, the smallest p first."""
+
+    def cases(self) -> dict[str, bytes]:
+        """account -> what people said of it."""
+
+    def kept(self, user: str) -> list[bytes]:
+        """Closed sessions kept of an account, in the order of their commits."""
+
+    def held(self, day: str) -> dict[str, int]:
+        """why -> alarms of a day (YYYY-MM-DD, event time) that no message was sent of."""
+
+    def entries(self, after: int, limit: int, incident: str | None = None) -> list[Entry]:
+        """At most `limit` lines of the audit with a number above `after`, of one incident or of all, in order."""
+
     def quarantine(self, limit: int) -> list[Reject]:
         """The newest `limit` lines in quarantine, newest first."""
 
@@ -134,10 +160,11 @@ def body_of(record: Alert | Verdict) -> bytes:
     return alert_line(record) if isinstance(record, Alert) else verdict_line(record)
 
 
-class MemoryStore:
+class MemoryStore(MemoryBook):
     """A store that forgets everything at exit."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.RLock()
         self._accounts: dict[str, tuple[int, bytes]] = {}
         self._histories = [0] * len(HISTORY_BUCKETS)
@@ -151,7 +178,6 @@ class MemoryStore:
         self._sequence = 0
         self._verdicts: dict[tuple[str, str | None, float], tuple[float, bytes, Remembered]] = {}  # -> written, body
         self._judged = 0
-        self._alerts: dict[str, tuple[float, bytes]] = {}
         self._outbox: dict[int, OutboxItem] = {}
         self._dead: dict[int, tuple[OutboxItem, str]] = {}
         self._items = 0
@@ -160,7 +186,6 @@ class MemoryStore:
 
     def commit(self, changes: Changes) -> None:
         """See Store."""
-        alerts = [(alert.id, (alert.time, body_of(alert))) for alert in changes.alerts]
         positions = {name: msgspec.json.encode(position) for name, position in changes.positions.items()}
         with self._lock:
             verdicts = {
@@ -182,8 +207,9 @@ class MemoryStore:
                 self._staged.setdefault(day, {})[self._sequence] = body
             self._verdicts |= verdicts
             self._judged += len(verdicts)
-            for id_, alert in alerts:
-                self._put_alert(id_, alert, changes)
+            self._put_book(changes)
+            for id_, body in changes.messages:
+                self._put_message(id_, body, changes)
             self._quarantine += [(changes.now, reject) for reject in changes.rejects]
             self._reasons.update(reject.reason for reject in changes.rejects)
 
@@ -205,13 +231,10 @@ class MemoryStore:
             gone = self._open.pop(user, None)
             self._open_count -= gone[1] if gone else 0
 
-    def _put_alert(self, id_: str, alert: tuple[float, bytes], changes: Changes) -> None:
-        if id_ in self._alerts:
-            return
-        self._alerts[id_] = alert
+    def _put_message(self, id_: str, body: bytes, changes: Changes) -> None:
         for sink in changes.sinks:
             self._items += 1
-            self._outbox[self._items] = OutboxItem(self._items, id_, sink, alert[1], 0, changes.now)
+            self._outbox[self._items] = OutboxItem(self._items, id_, sink, body, 0, changes.now)
 
     def replace_accounts(self, rows: Iterator[tuple[str, int, bytes]], changes: Changes) -> None:
         """See Store."""
@@ -294,14 +317,15 @@ class MemoryStore:
     def alerts(self, limit: int, since: float | None = None) -> list[bytes]:
         """See Store."""
         with self._lock:
-            rows = [row for row in reversed(self._alerts.values()) if since is None or row[0] >= since]
-        return [body for _, body in sorted(rows, key=lambda row: -row[0])[:limit]]
+            rows = [alert for alert, _ in reversed(self._alerts.values()) if since is None or alert.time >= since]
+        return [body_of(alert) for alert in sorted(rows, key=lambda alert: -alert.time)[:limit]]
 
     def alert(self, prefix: str) -> bytes | None:
         """See Store."""
         with self._lock:
-            found = [(id_, body) for id_, (_, body) in sorted(self._alerts.items()) if id_.startswith(prefix)]
-        return _only("memory", prefix, found)
+            found = [(id_, body_of(alert)) for id_, (alert, _) in sorted(self._alerts.items()) if id_.startswith(prefix)]
+        body: bytes | None = casebook.only("memory", "alerts", prefix, found)
+        return body
 
     def quarantine(self, limit: int) -> list[Reject]:
         """See Store."""
@@ -416,11 +440,7 @@ _SCHEMA = (
     "CREATE UNIQUE INDEX verdict_once ON verdicts(user, start, coalesce(session, x''))",  # text never equals a blob
     "CREATE INDEX verdict_end ON verdicts(end, id)",
     "CREATE INDEX verdict_written ON verdicts(written)",
-    "CREATE TABLE alerts(id TEXT PRIMARY KEY, time REAL NOT NULL, written REAL NOT NULL, body BLOB NOT NULL)",
-    "CREATE INDEX alert_time ON alerts(time)",
-    """CREATE TABLE outbox(id INTEGER PRIMARY KEY AUTOINCREMENT, alert TEXT NOT NULL REFERENCES alerts(id), sink TEXT NOT NULL,
-        attempts INTEGER NOT NULL, due REAL NOT NULL, dead INTEGER NOT NULL, error TEXT NOT NULL)""",
-    "CREATE INDEX outbox_order ON outbox(dead, due, id)",
+    *casebook.SCHEMA,
     """CREATE TABLE quarantine(id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, position TEXT NOT NULL,
         reason TEXT NOT NULL, detail TEXT NOT NULL, line TEXT NOT NULL, written REAL NOT NULL)""",
     "CREATE INDEX quarantine_written ON quarantine(written)",
@@ -429,10 +449,10 @@ _SCHEMA = (
     """CREATE TRIGGER quarantine_gone AFTER DELETE ON quarantine BEGIN
         UPDATE tally SET n = n - 1 WHERE what = 'quarantine' AND name = old.reason; END""",
 )
-_OUTBOX = "SELECT outbox.id, alert, sink, body, attempts, due, error FROM outbox JOIN alerts ON alerts.id = alert "
+_OUTBOX = "SELECT id, message, sink, body, attempts, due, error FROM outbox "
 
 
-class SqliteStore:
+class SqliteStore(SqliteBook):
     """The state in a folder. Opening raises StoreBusyError where another process holds it, StoreDamagedError where it is not whole.
 
     max_bytes: the database grows no further; a commit beyond it fails like one on a full disk. None: as far as the disk goes.
@@ -492,7 +512,7 @@ class SqliteStore:
             db.execute("DELETE FROM recent WHERE time < ?", (changes.forget_recent_before,))
         db.executemany("INSERT INTO staged(day, body) VALUES (?, ?)", ((day, _seal(body)) for day, body in changes.history))
         self._put_verdicts(db, changes)
-        _put_alerts(db, changes)
+        casebook.put(db, changes)
         db.executemany(
             "INSERT INTO quarantine(source, position, reason, detail, line, written) VALUES (?, ?, ?, ?, ?, ?)",
             ((r.source, r.position, r.reason, r.detail, r.line, changes.now) for r in changes.rejects),
@@ -601,7 +621,8 @@ class SqliteStore:
         """See Store."""
         where = "id >= ? AND substr(id, 1, ?) = ?"
         found = self._rows(f"SELECT id, body FROM alerts WHERE {where} ORDER BY id LIMIT 2", prefix, len(prefix), prefix)
-        return _only(self._path, prefix, found)
+        body: bytes | None = casebook.only(self._path, "alerts", prefix, found)
+        return body
 
     def quarantine(self, limit: int) -> list[Reject]:
         """See Store."""
@@ -610,7 +631,7 @@ class SqliteStore:
 
     def outbox_due(self, now: float, limit: int, /) -> list[OutboxItem]:
         """See Store."""
-        rows = self._rows(_OUTBOX + "WHERE dead = 0 AND due <= ? ORDER BY due, outbox.id LIMIT ?", now, limit)
+        rows = self._rows(_OUTBOX + "WHERE dead = 0 AND due <= ? ORDER BY due, id LIMIT ?", now, limit)
         return [OutboxItem(*row[:-1]) for row in rows]
 
     def outbox_sent(self, item: int, /) -> None:
@@ -633,7 +654,7 @@ class SqliteStore:
 
     def outbox_dead_letters(self) -> list[tuple[OutboxItem, str]]:
         """See Store."""
-        rows = self._rows(_OUTBOX + "WHERE dead = 1 ORDER BY outbox.id")
+        rows = self._rows(_OUTBOX + "WHERE dead = 1 ORDER BY id")
         return [(OutboxItem(*row[:-1]), row[-1]) for row in rows]
 
     def outbox_revive(self) -> int:
@@ -724,14 +745,6 @@ def _put_engine(db: sqlite3.Connection, engine: bytes | None) -> None:
         db.execute("INSERT INTO engine VALUES (1, ?) ON CONFLICT(id) DO UPDATE SET body = excluded.body", (_seal(engine),))
 
 
-def _put_alerts(db: sqlite3.Connection, changes: Changes) -> None:
-    for alert in changes.alerts:
-        row = (alert.id, alert.time, changes.now, body_of(alert))
-        if db.execute("INSERT INTO alerts VALUES (?, ?, ?, ?) ON CONFLICT(id) DO NOTHING", row).rowcount:
-            items = ((alert.id, sink, changes.now) for sink in changes.sinks)
-            db.executemany("INSERT INTO outbox(alert, sink, attempts, due, dead, error) VALUES (?, ?, 0, ?, 0, '')", items)
-
-
 def _with_embeddings(changes: Changes) -> Iterator[tuple[Verdict, bytes]]:
     return zip(changes.verdicts, changes.embeddings or [b""] * len(changes.verdicts), strict=True)
 
@@ -743,13 +756,6 @@ def _remembered(number: int, verdict: Verdict, embedding: bytes) -> Remembered:
 
 def _bucket(history: int) -> int:
     return bisect_right(HISTORY_BUCKETS, history, lo=1) - 1
-
-
-def _only(where: object, prefix: str, found: Sequence[tuple[str, bytes]]) -> bytes | None:
-    """The one alert meant by a prefix, of those that match in the order of their ids: an exact match comes first."""
-    if len(found) > 1 and found[0][0] != prefix:
-        raise StoreError(f"{where}: several alerts have an id that starts with {prefix!r}; expected more of its characters")
-    return found[0][1] if found else None
 
 
 def _doubled(where: object) -> str:

@@ -49,6 +49,8 @@ def state_of(store: Store) -> dict[str, object]:
     return {
         "verdicts": sorted(store.verdicts(-np.inf, np.inf)),
         "alerts": sorted(store.alerts(10_000)),
+        "incidents": [(i, store.members(i.id)) for i in store.incidents()],
+        "audit": sorted((e.incident, e.what, e.why, str(e.detail)) for e in store.entries(0, 10_000)),
         "profiles": list(store.all_accounts()),
         "open": store.open_sessions(store.due(np.inf)),
         "counters": engine["counters"],
@@ -87,8 +89,8 @@ def test_no_fault_at_any_call_loses_or_doubles_anything(seed: int, trained: Pack
     assert store.failures >= 2
     assert state_of(inner) == state_of(calm)
     assert not inner.outbox_dead_letters()
-    taken = {msgspec.json.decode(body)["id"] for body in sink.bodies}
-    assert taken == {msgspec.json.decode(body)["id"] for body in calm.alerts(10_000)}
+    taken = {msgspec.json.decode(body)["message"] for body in sink.bodies}
+    assert taken == {item.alert_id for item in calm.outbox_due(np.inf, 10_000)} != set()
 
 
 def test_what_a_store_on_disk_ends_with_is_what_memory_ends_with(trained: Pack, tmp_path: Path) -> None:

@@ -72,26 +72,32 @@ def test_reasons_are_few_and_sorted_whatever_the_order_of_the_evidence(evidence:
 
 def test_what_is_seen_and_what_is_usual_is_said() -> None:
     details = {
-        "device": {"seen": ["Nokia"], "usual": [["Pixel", 40], ["iPad", 3]], "last_seen": None},
-        "country": {"seen": ["FR"], "usual": [["DE", 9]], "last_seen": 1_700_000_000.0},
+        "device": {
+            "seen": [("Nokia", 1)],
+            "usual": [("Pixel", 40, 0), ("iPad", 3, 0)],
+            "last_seen": None,
+            "peers": 0.02,
+            "everyone": 0.00004,
+        },
+        "country": {"seen": [("FR", 2)], "usual": [("DE", 9, 0)], "last_seen": 1_700_000_000.0},
         "amount": {"seen": 950.0, "usual_mean": 40.25, "usual_sd": 12.5},
-        "recipient": {"seen": ["a", "b", "c", "d", "e"]},
+        "recipient": {"seen": [(value, 1) for value in "abc"], "values": 5},
     }
     evidence = {"device": 4.2, "amount": 3.0, "country": 2.0, "recipient": 1.0, "hour": 0.5, "belief": 0.25, "embedding": -0.75}
     reasons = explain(judged(evidence), details)
     assert [r["text"] for r in reasons] == [
-        'device never seen before: "Nokia"; usually "Pixel" (40), "iPad" (3)',
-        "amount unusual: 950; usually 40.25 ± 12.5",
+        'device never seen before: "Nokia"; usually "Pixel" (40), "iPad" (3); share with peers 2 % and everyone under 0.01 %',
+        "amount above the usual: 950; usually 40.25 ± 12.5",
         'country unusual: "FR"; usually "DE" (9); last seen 2023-11-14',
         'recipient unusual: "a", "b", "c" and 2 more',
         "hour of the day unusual",
         "earlier sessions already suspicious",
         "like the remembered sessions",
     ]
-    assert summary(reasons) == "device never seen before (+4.2), amount unusual (+3.0), country unusual (+2.0)"
+    assert summary(reasons) == "device never seen before (+4.2), amount above the usual (+3.0), country unusual (+2.0)"
 
 
-def test_identifiers_depend_on_the_channel_and_its_side_only() -> None:
+def test_identifiers_depend_on_the_channel_its_side_and_what_is_known() -> None:
     evidence = {"device": 1.0, "Card No.": 1.0, "amount:extreme": 1.0, "novelty:device": 1.0, "embedding": 1.0, "belief": 1.0}
     against = [
         "unusual_card_no_",
@@ -109,10 +115,16 @@ def test_identifiers_depend_on_the_channel_and_its_side_only() -> None:
         "sessions_like_remembered",
         "known_device",
     ]
-    seen = {"device": {"seen": ["x"], "last_seen": None}}
-    for details in (None, seen):
-        assert [r["id"] for r in explain(judged(evidence), details)] == against
-        assert [r["id"] for r in explain(judged({c: -n for c, n in evidence.items()}), details)] == for_owner
+    assert [r["id"] for r in explain(judged(evidence))] == against
+    assert [r["id"] for r in explain(judged({c: -n for c, n in evidence.items()}))] == for_owner
+    details = {
+        "device": {"seen": [("x", 1)], "last_seen": None},
+        "amount": {"seen": 9.0, "usual_mean": 2.0},
+        "pace": {"seen": 1.0, "usual_mean": 2.0},
+    }
+    told = explain(judged({"device": 3.0, "amount": 2.5, "amount:extreme": 2.0, "pace": 1.0}), details)
+    assert [r["id"] for r in told] == ["new_device", "amount_above_usual", "amount_far_above_usual", "pace_below_usual"]
+    assert [r["id"] for r in explain(judged({"device": -1.0, "amount": -2.0}), details)] == ["usual_device", "usual_amount"]
 
 
 def test_the_weakest_of_many_channels_are_put_together() -> None:
@@ -135,7 +147,7 @@ def test_evidence_that_is_not_finite_is_refused_by_name(wrong: float) -> None:
 
 @given(HOSTILE, HOSTILE)
 def test_reasons_with_hostile_text_are_harmless_and_can_be_written_as_json(channel: str, value: str) -> None:
-    details = {channel: {"seen": [value], "usual": [[value, 3]]}}
+    details = {channel: {"seen": [(value, 1)], "usual": [(value, 3, 0)]}}
     reasons = explain(judged({channel: 2.0}), details)
     assert all(str(text).isprintable() and len(str(text)) < 400 for r in reasons for text in (r["id"], r["channel"], r["text"]))
     assert msgspec.json.decode(msgspec.json.encode(reasons)) == list(reasons)

@@ -19,7 +19,7 @@ HOSTILE = "[red]eve[/red]\x1b[2J\x1b]0;owned\x07\u202e\n" + "x" * 1_000_000
 def alert(user: str = "ada", device: str = "Nokia") -> Any:
     evidence = {"device": 4.2, "hour": 1.3, "embedding": -0.8}
     verdict = Verdict(user, None, 1.7e9, 1.7e9 + 60, 5, 4.7, 0.0008, 0.997, 1, "mature", evidence, "pack-1")
-    details = {"device": {"seen": [device], "usual": [[device + "2", 40]], "last_seen": None}}
+    details = {"device": {"seen": [(device, 1)], "usual": [(device + "2", 40, 0)], "last_seen": None}}
     (raised,) = raise_alerts([verdict], Policy(5, 5000).threshold, 1.7e9 + 60, still_open=True, describe=lambda _: details)
     return msgspec.json.decode(msgspec.json.encode(raised))
 
