@@ -66,7 +66,7 @@ def group(
     out = Grouped()
     for alarm in alarms:
         alert, user = alarm.alert, alarm.alert.verdict.user
-        day = datetime.fromtimestamp(alert.time, UTC).date().isoformat()
+        day = day_of(alert.time)
         now = out.incidents[out.newest[user]] if user in out.newest else latest(user)
         if now is not None and now.state in ACTIVE and alert.time > now.updated + expire:
             now = end(out, now, expire)
@@ -136,6 +136,11 @@ def message(incident: Incident, kind: str, time: float, url: str) -> tuple[str, 
     id_ = f"{incident.id}-{incident.messages}"
     link = f"{url.rstrip('/')}/incidents/{incident.id}" if url else ""
     return id_, msgspec.json.encode({"message": id_, "kind": kind, "time": rfc3339(time), **row(incident), "url": link})
+
+
+def day_of(time: float) -> str:
+    """The UTC day (YYYY-MM-DD) of a time in seconds."""
+    return datetime.fromtimestamp(time, UTC).date().isoformat()
 
 
 def row(incident: Incident) -> dict[str, Any]:
@@ -218,10 +223,10 @@ def digest(rows: Sequence[Incident], held: Mapping[str, int], day: str, answers:
     """What happened on a day (YYYY-MM-DD, event time): incidents opened and closed, alarms held back, answers."""
 
     def on(time: float | None) -> bool:
-        return time is not None and datetime.fromtimestamp(time, UTC).date().isoformat() == day
+        return time is not None and day_of(time) == day
 
     listed = [row(i) for i in rows if on(i.opened)]
     closed = sum(on(i.closed) for i in rows)
-    counts = {"grouped": 0, "muted": 0, "cooling": 0, "over_budget": 0}
+    counts = dict.fromkeys(("grouped", "muted", "cooling", "dismissed", "over_budget"), 0)
     counts |= held
     return {"day": day, "opened": len(listed), "closed": closed, "held_back": counts, "answers": dict(answers), "incidents": listed}

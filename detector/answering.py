@@ -21,7 +21,6 @@ from alerts.impact import Stake
 from alerts.policy import alert_id, severity
 from detector import describing, history, scoring
 from detector.casework import (
-    MOST_TIMES,
     Case,
     Part,
     allowance,
@@ -33,13 +32,13 @@ from detector.casework import (
 )
 from detector.cycle import NOTHING_SEEN, Engine, rebuild
 from detector.errors import AnswerError, UnknownError
-from detector.guidance import EVERYONE, Guidance
+from detector.guidance import EVERYONE, Guidance, Known, known
 from detector.lines import rfc3339, seconds
 from detector.opened import open_from_bytes
 from detector.pack import Pack
 from detector.profiles import Profiles, from_bytes, take, to_bytes
 from detector.records import Alert, Answer, Batch, Changes, Incident, Verdict
-from detector.sessions import close_time
+from detector.sessions import close_time, concat, empty
 
 DAY = 86400.0
 LOOKED_BACK = 30 * DAY  # seconds, for previews
@@ -104,8 +103,6 @@ def answer(engine: Engine, prefix: str, said: Mapping[str, Any], who: str, now: 
         messages = [after] if incident.state in life.ACTIVE else []
     users = (incident.user, EVERYONE) if given.scope == "everyone" else (incident.user,)
     cases = {user: _with_answer(engine, user, given) for user in users}
-    if given.kind == "dismiss":
-        cases = _often_enough(engine, incident, cases, given)
     detail = tuple((k, v) for k, v in dict(said).items() if k not in ("kind", "why") and v not in (None, ""))
     return _commit(engine, after, cases, [Draft(who, incident.id, wanted.kind, wanted.why, detail)], messages, now)
 
@@ -264,6 +261,7 @@ def _given(engine: Engine, incident: Incident, wanted: Asked, who: str, now: flo
         who=who,
         why=wanted.why,
         sessions=tuple(engine.store.members(incident.id)) if wanted.kind in CLOSING else (),
+        known=_known(engine, incident, until) if wanted.kind == "dismiss" else (),
     )
 
 
@@ -291,27 +289,19 @@ def _alarms(body: bytes, given: Answer, packs: Packs) -> bool:
     return would_alarm(exhibit, session, profile, pack, {exhibit.user: Guidance(allowed=(said,))})
 
 
-def _often_enough(engine: Engine, incident: Incident, cases: dict[str, Case], given: Answer) -> dict[str, Case]:
-    """The cases with the dismissed sessions learnt often enough not to alarm again, MOST_TIMES at most."""
-    bodies = [e for _, e in engine.store.exhibits(incident.id, life.KEPT_ALERTS) if e and engine.pack is not None]
-    bodies = [e for e in bodies if engine.pack is not None and msgspec.msgpack.decode(e)[3] == engine.pack.id]
-    times = 1
-    while times < MOST_TIMES and engine.pack is not None:
-        profile = relearn(engine, incident.user, cases)
-        guidance = guidance_of(_cases(engine) | cases)
-        if profile is None or not any(
-            would_alarm(exhibit, session, profile, engine.pack, guidance)
-            for exhibit, session, _ in (shown(body, engine.pack) for body in bodies)
-        ):
-            break
-        times *= 2
-        cases = cases | {incident.user: _with_times(cases[incident.user], given.number, times)}
-    return cases
-
-
-def _with_times(case: Case, number: int, times: int) -> Case:
-    changed = tuple(msgspec.structs.replace(a, times=times) if a.number == number else a for a in case.answers)
-    return msgspec.structs.replace(case, answers=changed)
+def _known(engine: Engine, incident: Incident, until: float | None) -> tuple[Known, ...]:
+    """What the incident's sessions did: as they closed, or as far as they had come when they alarmed."""
+    pack, members = engine.pack, set(engine.store.members(incident.id))
+    if pack is None:
+        return ()
+    bodies = [e for _, e in engine.store.exhibits(incident.id, life.KEPT_ALERTS) if e and msgspec.msgpack.decode(e)[3] == pack.id]
+    looked = concat([empty(len(pack.facets.number)), *(shown(body, pack)[1] for body in bodies)])
+    closed = kept_sessions(engine.store, incident.user, len(pack.facets.number))
+    table = concat([looked, closed])
+    rows = {(table.name[s], float(table.start[s])): s for s in range(len(table))}  # a closed one stands for its own beginning
+    return tuple(
+        known(table, rows[m], pack.facets, np.inf if until is None else until) for m in sorted(members & rows.keys(), key=str)
+    )
 
 
 def _with_answer(engine: Engine, user: str, given: Answer) -> Case:

@@ -23,7 +23,7 @@ from alerts.policy import raise_alerts
 from detector import describing, history, scoring
 from detector.calibration import Watch
 from detector.evidence import base_share
-from detector.guidance import EVERYONE, Allowance, Guidance, Lesson, exempt
+from detector.guidance import EVERYONE, Allowance, Guidance, Known, Lesson, covered, exempt
 from detector.opened import open_from_bytes, open_to_bytes
 from detector.pack import Pack
 from detector.profiles import Profiles, from_bytes, lookup, to_bytes
@@ -35,7 +35,6 @@ RARE = 0.001  # a value that so small a share of everybody's is can link account
 ALIKE = 0.9  # cosine of two sessions' embeddings from which their incidents are linked
 LINKED_WITHIN = 30 * 86400.0  # seconds
 OTHERWISE = 3  # reasons without which an alert is scored again
-MOST_TIMES = 16  # that a dismissed session is learnt, until it would not alarm again
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +136,8 @@ class Casework:
         tracked = {user for user in {*outcome.closed.user.tolist()} if user in cases or self._whole(user, pack)}
         rows = [s for s in range(len(outcome.closed)) if outcome.closed.user[s] in tracked] if tracked else []
         exhibits = {key_of(one.verdict): exhibit_of(one, pack) for one in outcome.alarming}
+        for time in outcome.quiet:
+            grouped.held[life.day_of(time), "dismissed"] += 1
         entries, head = chained(head, grouped.drafts, now)
         changed = tuple(grouped.incidents.values())
         changes = Changes(
@@ -213,6 +214,8 @@ def shown(body: bytes, pack: Pack) -> tuple[Exhibit, Sessions, Profiles]:
 
 def would_alarm(exhibit: Exhibit, session: Sessions, profile: Profiles, pack: Pack, guidance: Mapping[str, Guidance]) -> bool:
     """Whether the session would alarm under guidance, against a profile."""
+    if covered(session, pack.facets, guidance).any():
+        return False
     return scoring.again(exempt(session, pack.facets, guidance), profile, pack, exhibit.watch, exhibit.open)[1] <= exhibit.limit
 
 
@@ -263,19 +266,23 @@ def guidance_of(cases: Mapping[str, Case]) -> dict[str, Guidance]:
 
 
 def _guidance(answers: Sequence[Answer], everyone: bool) -> Guidance:
-    lessons: dict[tuple[str | None, float], int] = {}
+    lessons: dict[tuple[str | None, float], bool] = {}
+    known: list[Known] = []
     frozen: list[tuple[float, float]] = []
     allowed: list[Allowance] = []
     for answer in answers:
         if answer.undone or answer.kind == "mute":
             continue
         if not everyone:
-            lessons |= dict.fromkeys(answer.sessions, 0 if answer.kind == "confirm" else answer.times)
+            lessons |= dict.fromkeys(answer.sessions, answer.kind == "dismiss")
         if answer.kind == "confirm" and answer.until is not None and answer.until > answer.clock:
             frozen.append((answer.clock, answer.until))
         if answer.kind == "dismiss" and answer.scope == ("everyone" if everyone else "value"):
             allowed.append(allowance(answer))
-    return Guidance(tuple(Lesson(name, start, times) for (name, start), times in lessons.items()), tuple(frozen), tuple(allowed))
+        if answer.kind == "dismiss" and not everyone:
+            known += [msgspec.convert(one, Known) for one in answer.known]
+    told = tuple(Lesson(name, start, owner) for (name, start), owner in lessons.items())
+    return Guidance(told, tuple(frozen), tuple(allowed), tuple(known))
 
 
 def allowance(answer: Answer) -> Allowance:

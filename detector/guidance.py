@@ -14,20 +14,29 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from detector.facets import Facets, scaled
+from detector.facets import Facets, scaled, unscaled
 from detector.sessions import Sessions, no_numbers
 
 EVERYONE = ""  # no account is called so
 NOBODY: Mapping[str, Guidance] = {}
-UNSAID = -1
+UNSAID, STRANGER, OWNER = -1, 0, 1
 
 
 class Lesson(msgspec.Struct, frozen=True, array_like=True):
-    """How often a session is learnt: 0 as if it had never been, n as the owner's, whatever it looks like."""
+    """Whose a session was, whatever it looks like: the owner's is learnt, another's is as if it had never been."""
 
     session: str | None
     start: float
-    times: int
+    owner: bool
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """A session that is in order: one of the account that does nothing else is the owner's as well, and does not alarm."""
+
+    key: bytes  # uint32: its values
+    numbers: dict[str, tuple[float, float]]  # facet -> least and largest, as they are in the log
+    events: int
+    until: float = math.inf
 
 
 class Allowance(msgspec.Struct, frozen=True, array_like=True):
@@ -46,20 +55,55 @@ class Guidance(msgspec.Struct, frozen=True):
     lessons: tuple[Lesson, ...] = ()
     frozen: tuple[tuple[float, float], ...] = ()  # sessions that start from the first time on and before the second teach nothing
     allowed: tuple[Allowance, ...] = ()
+    known: tuple[Known, ...] = ()
 
 
 def lessons(table: Sessions, guidance: Mapping[str, Guidance]) -> np.ndarray:
-    """(S,) int: how often each session is learnt, UNSAID where nobody said so."""
+    """(S,) OWNER, STRANGER, or UNSAID where nobody said whose each session is; what does nothing but a known one is the owner's."""
     out = np.full(len(table), UNSAID)
     if not guidance:
         return out
     for user in set(table.user) & guidance.keys():
-        said = {(one.session, one.start): one.times for one in guidance[user].lessons}
+        said = {(one.session, one.start): int(one.owner) for one in guidance[user].lessons}
         for s in np.flatnonzero(table.user == user):
             start = float(table.start[s])
             held = any(low <= start < high for low, high in guidance[user].frozen)
-            out[s] = said.get((table.name[s], start), 0 if held else UNSAID)
+            out[s] = said.get((table.name[s], start), STRANGER if held else UNSAID)
     return out
+
+
+def covered(table: Sessions, looks: Facets, guidance: Mapping[str, Guidance]) -> np.ndarray:
+    """(S,) bool: sessions with no value, no number beyond those and no more events than one that is known to be in order."""
+    out = np.zeros(len(table), bool)
+    for user in set(table.user) & {user for user, said in guidance.items() if said.known}:
+        for s in np.flatnonzero(table.user == user):
+            end, events = float(table.end[s]), int(table.events[s])
+            keys = table.key[table.indptr[s] : table.indptr[s + 1]]
+            inside = [k for k in guidance[user].known if end <= k.until and events <= k.events]
+            inside = [k for k in inside if np.isin(keys, np.frombuffer(k.key, np.uint32)).all()]
+            out[s] = any(_within(table.numbers[s], looks, k.numbers) for k in inside)
+    return out
+
+
+def known(table: Sessions, s: int, looks: Facets, until: float) -> Known:
+    """Session `s` as one that is in order."""
+    ends = {
+        name: (float(unscaled(table.numbers[s, n, 3], log)), float(unscaled(table.numbers[s, n, 4], log)))
+        for n, (name, log) in enumerate(zip(looks.number, looks.log_scale, strict=True))
+        if table.numbers[s, n, 0] > 0
+    }
+    return Known(table.key[table.indptr[s] : table.indptr[s + 1]].tobytes(), ends, int(table.events[s]), until)
+
+
+def _within(numbers: np.ndarray, looks: Facets, ends: Mapping[str, tuple[float, float]]) -> bool:
+    """Whether the (N, W) numbers of a session lie between the ends, but for rounding."""
+    for n, (name, log) in enumerate(zip(looks.number, looks.log_scale, strict=True)):
+        if numbers[n, 0] > 0:
+            least, most = scaled(np.array(ends.get(name, (math.inf, -math.inf))), log)
+            slack = 1e-9 * max(abs(least), abs(most), 1.0)
+            if not (numbers[n, 3] >= least - slack and numbers[n, 4] <= most + slack):
+                return False
+    return True
 
 
 def exempt(table: Sessions, looks: Facets, guidance: Mapping[str, Guidance]) -> Sessions:

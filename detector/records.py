@@ -155,8 +155,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     who: str = ""
     why: str = ""
     undone: bool = False
-    times: int = 1  # how often a dismissed session is learnt
     sessions: tuple[tuple[str | None, float], ...] = ()  # name and start of those that it is about
+    known: tuple[Any, ...] = ()  # of a dismissal: what they did (see guidance.Known)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from detector import belief, calibration, facets, fusion
 from detector.calibration import Watch
 from detector.encoder import encode, measures
 from detector.evidence import channels, peer_log_likelihood, posterior
-from detector.guidance import NOBODY, Guidance, exempt, lessons
+from detector.guidance import NOBODY, OWNER, STRANGER, UNSAID, Guidance, covered, exempt, lessons
 from detector.pack import Pack
 from detector.profiles import Profiles, learn, put
 from detector.profiles import take as take_profiles
@@ -73,6 +73,7 @@ class Outcome:
     closed: Sessions  # (V) the verdicts' sessions
     embeddings: np.ndarray  # (V, D) float32 unit vectors of theirs
     alarming: tuple[Alarming, ...]  # the first opinion of each session with p at most the limit of its day
+    quiet: tuple[float, ...]  # event times at which what people dismissed would have alarmed
     watch: Watch
     profiles: Profiles  # (A), the rows given, updated
     changed: np.ndarray  # (A,) bool
@@ -136,7 +137,7 @@ def step(
     in_order = np.lexsort((tasks.start, account, moment))
     owner = np.concatenate([closing, source[len(closing) :]])  # row of the table that each task is of
     times = np.concatenate([ends[closing] + rules.lateness, clock[moment[len(closing) :].astype(np.int64) // 2]])
-    verdicts, first, watch = _decide(tasks, judged, in_order, times, source < 0, owner, table.alerted, pack, watch, budget)
+    verdicts, first, quiet, watch = _decide(tasks, judged, in_order, times, source < 0, owner, table.alerted, pack, watch, budget)
     rest = mark_alerted(table, np.array(list(first), np.int64))
     closed = in_order[source[in_order] < 0]
     return Outcome(
@@ -144,6 +145,7 @@ def step(
         closed=take(tasks, closed),
         embeddings=judged.embedding[closed],
         alarming=tuple(first.values()),
+        quiet=tuple(quiet),
         watch=watch,
         profiles=judged.profiles,
         changed=judged.changed,
@@ -162,7 +164,7 @@ def _decide(
     pack: Pack,
     watch: Watch,
     budget: Budget,
-) -> tuple[list[Verdict], dict[int, Alarming], Watch]:
+) -> tuple[list[Verdict], dict[int, Alarming], list[float], Watch]:
     """Verdicts of closed sessions and what alarms by session, day after day: p and limit of a day follow from the days before it.
 
     times: the event time of each task, or when its session had been silent for long enough: the same live and in replay.
@@ -171,6 +173,7 @@ def _decide(
     day = np.maximum(np.floor(times / calibration.DAY).astype(np.int64), watch.day)
     verdicts: list[Verdict] = []
     first: dict[int, Alarming] = {}
+    quiet: list[float] = []
     for today in np.unique(day):
         now = order[day[order] == today]
         watch = calibration.turned(watch, int(today), budget.per_day)
@@ -182,7 +185,9 @@ def _decide(
             if closes[i]:
                 verdicts.append(verdict)
             alarms = raw[i] <= DETAILED and true <= (limit if closes[i] else limit / LOOKS_PER_SESSION)
-            if alarms and counts and not alerted[owner[i]]:
+            if alarms and counts and judged.quiet[i]:
+                quiet.append(float(times[i]))
+            elif alarms and counts and not alerted[owner[i]]:
                 one = np.array([i])
                 found = Alarming(verdict, not closes[i], limit, take(tasks, one), judged.against[i], judged.embedding[i], watch)
                 if first.setdefault(int(owner[i]), found) is found:
@@ -192,7 +197,7 @@ def _decide(
         if pack.fusion and watched.any():
             clean = np.array([judged.verdicts[i].belief < belief.DOUBTED for i in ended], bool)
             watch = calibration.added(watch, calibration.Seen(raw[ended], clean, spells))
-    return verdicts, first, watch
+    return verdicts, first, quiet, watch
 
 
 def _grown(open_parts: Sessions, single: Sessions, session: np.ndarray, continues: np.ndarray, which: np.ndarray) -> Sessions:
@@ -209,6 +214,7 @@ class _Judged:
     verdicts: list[Verdict]
     embedding: np.ndarray  # (S, D)
     against: Mapping[int, Profiles]  # task -> (1) profile that it was judged against; of those strange enough to alarm
+    quiet: np.ndarray  # (S,) bool: does nothing but what a dismissed session did, so it does not alarm
     profiles: Profiles
     changed: np.ndarray
 
@@ -233,7 +239,9 @@ def _judge_all(
     if guidance:
         shown = exempt(tasks, pack.facets, guidance)
         seen, looked = _looked_at(shown, pack) if shown is not tasks else (embedding, peers)
-    times = lessons(tasks, guidance)
+    quiet = covered(tasks, pack.facets, guidance)
+    said = lessons(tasks, guidance)
+    said = np.where(quiet & (said == UNSAID), OWNER, said)
     sorted_account = account[order]
     heads = np.flatnonzero(np.diff(sorted_account, prepend=-1))
     rank = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
@@ -250,34 +258,24 @@ def _judge_all(
             verdicts[i] = verdict
         for s in np.flatnonzero(opinion.p <= DETAILED if pack.fusion else np.zeros(len(table), bool)):
             against[int(now[s])] = take_profiles(mine, np.array([s]))
-        last = closes[now] & (times[now] != 0)
+        last = closes[now] & (said[now] != STRANGER)
         if last.any():
-            rows, said = account[now][last], times[now][last]
+            rows, sure = account[now][last], said[now][last] == OWNER
             taught = belief.lesson(opinion.belief, mine.history, mine.unlearnt)
-            weight = np.where((table.end < pack.trusted_until) | (times[now] > 0), 1.0, taught)[last]
-            part, look, likely = take(table, np.flatnonzero(last)), embedding[now][last], peers[now][last].sum(1)
-            new = learn(take_profiles(mine, last), part, weight, look, likely)
-            for more in range(1, said.max(initial=1)):
-                new = _repeated(new, part, look, likely, said > more)
+            weight = np.where((table.end < pack.trusted_until) | (said[now] == OWNER), 1.0, taught)[last]
+            new = learn(
+                take_profiles(mine, last), take(table, np.flatnonzero(last)), weight, embedding[now][last], peers[now][last].sum(1)
+            )
             after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
-            put(profiles, rows, replace(new, doubt=np.where(said > 0, 0.0, after), unlearnt=np.where(said > 0, 0, unlearnt)))
+            put(profiles, rows, replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt)))
             changed[rows] = True
-    return _Judged([v for v in verdicts if v is not None], embedding, against, profiles, changed)
+    return _Judged([v for v in verdicts if v is not None], embedding, against, quiet, profiles, changed)
 
 
 def _looked_at(table: Sessions, pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     """(S, D) embeddings and (S, F, J) log-likelihoods under the peers."""
     measured = measures(table, pack.population.centre, pack.population.spread)
     return encode(pack.encoder, table, measured), peer_log_likelihood(table, pack.population, len(pack.facets.text))
-
-
-def _repeated(profiles: Profiles, table: Sessions, embedding: np.ndarray, likely: np.ndarray, rows: np.ndarray) -> Profiles:
-    """Profiles after `rows` (S,) learnt their session once more; it still counts as one session known."""
-    at = np.flatnonzero(rows)
-    again = learn(take_profiles(profiles, at), take(table, at), np.ones(len(at)), embedding[at], likely[at])
-    out = take_profiles(profiles, np.arange(len(profiles)))
-    put(out, at, again)
-    return out
 
 
 def relearnt(profile: Profiles, sessions: Sessions, pack: Pack, guidance: Mapping[str, Guidance]) -> Profiles:
