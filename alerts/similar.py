@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from alerts.policy import alert_id
@@ -60,13 +61,16 @@ def similar(store: Memory, alert: Mapping[str, Any], limit: int) -> tuple[list[d
 
 def _told(store: Memory, row: Remembered, likeness: float) -> dict[str, Any]:
     mark = alert_id(row.user, row.session, row.start)
+    found = store.alert(mark)
     return {
         "user": row.user,
         "session": row.session,
         "start": rfc3339(row.start),
         "end": rfc3339(row.end),
+        "number": row.number,
         "likeness": round(likeness, 4),
         "p": row.p,
         "belief": row.belief,
-        "alert": None if store.alert(mark) is None else mark,
+        "alert": None if found is None else mark,
+        "incident": None if found is None else msgspec.json.decode(found)["incident"] or None,
     }

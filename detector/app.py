@@ -31,6 +31,7 @@ from detector.stores import SqliteStore
 
 LEAVE_WITHIN_S = 10.0
 TRAINING_AT_MOST_S = 3600.0  # a training that takes longer hangs
+BREATH_S = 0.001  # between two rounds of a cycle
 DAY = 86400.0  # seconds; drift makes training due no more often
 
 
@@ -105,9 +106,10 @@ class Daemon:
     def _cycle(self) -> None:
         with self.lock:
             self._follow_installed_pack()
-            behind = True
-            while behind and not self.stop.is_set():  # a round a time: a backlog does not hold up alerts
-                behind = False
+        behind = True
+        while behind and not self.stop.is_set():  # a round a time: a backlog holds up neither alerts nor answers
+            behind = False
+            with self.lock:
                 for source in self.sources:
                     behind |= self._read_one(source)
                     self.busy_since = self.clock()
@@ -115,7 +117,8 @@ class Daemon:
                 self.last_good = self.clock()
                 self.metrics.cycle_succeeded(self.last_good)
                 self._tell_counts()
-            self.exhausted = not behind
+            self.stop.wait(BREATH_S)  # who waits for the lock gets it
+        self.exhausted = not behind
 
     def _read_one(self, source: Source) -> bool:
         """One chunk of one source; whether there is more."""
@@ -236,6 +239,7 @@ class Daemon:
         """Forget what is older than the settings say; move staged history into files."""
         keep, now = self.settings.history, self.clock()
         with self.lock:
+            self.engine.tidy(now)
             history.compact(self.store, Path(self.settings.state.folder))
             dropped = self.store.prune(now - keep.keep_verdicts, now - keep.keep_quarantine)
             days = history.prune(Path(self.settings.state.folder), self.engine.state.newest - keep.keep)

@@ -173,6 +173,12 @@ class Engine:
         if self.casework is not None:
             self.casework.apply(part)
 
+    def tidy(self, now: float) -> None:
+        """Give up what answers no longer need. `now`: wall clock. Raises StoreError."""
+        if self.casework is not None:
+            part = self.casework.tidied(self.state.newest)
+            self.taken(replace(part.changes, now=now), self.state, part)
+
     def _prepare(self, source: str, chunk: Chunk, now: float, idle: bool, drain: bool, looks: bool) -> Prepared:
         batch, lateness = chunk.batch, self.settings.events.lateness
         marks = fingerprints(batch)

@@ -82,6 +82,12 @@ class Store(Protocol):
     def counts(self) -> Counts:
         """Cheap enough for every cycle."""
 
+    def users(self, search: str, limit: int) -> list[tuple[str, int]]:
+        """(account, sessions known) of at most `limit` accounts with `search` in their name, whatever its case, in order."""
+
+    def verdicts_of(self, user: str, limit: int) -> list[bytes]:
+        """JSON of the newest `limit` verdicts on an account, the oldest first."""
+
     def verdicts(self, since: float, until: float) -> Iterator[bytes]:
         """JSON of the verdicts on sessions with since <= end < until, ordered by end, then by commit."""
 
@@ -301,6 +307,18 @@ class MemoryStore(MemoryBook):
             reasons = {reason: n for reason, n in sorted(self._reasons.items()) if n}
             histories = tuple(self._histories)
             return Counts(sum(histories), histories, self._open_count, len(self._outbox), len(self._dead), reasons, 0)
+
+    def users(self, search: str, limit: int) -> list[tuple[str, int]]:
+        """See Store."""
+        with self._lock:
+            found = sorted((user, known) for user, (known, _) in self._accounts.items() if search.lower() in user.lower())
+        return found[:limit]
+
+    def verdicts_of(self, user: str, limit: int) -> list[bytes]:
+        """See Store."""
+        with self._lock:
+            rows = [(row.start, row.number, body) for _, body, row in self._verdicts.values() if row.user == user]
+        return [body for *_, body in sorted(rows)[-limit:]]
 
     def verdicts(self, since: float, until: float) -> Iterator[bytes]:
         """See Store."""
@@ -594,6 +612,16 @@ class SqliteStore(SqliteBook):
         opened = sum(n for what, _, n in tally if what == "open")
         size = size_of(self._path) + size_of(log_of(self._path))
         return Counts(sum(histories), histories, opened, letters.get(0, 0), letters.get(1, 0), reasons, size)
+
+    def users(self, search: str, limit: int) -> list[tuple[str, int]]:
+        """See Store."""
+        sql = "SELECT user, history FROM accounts WHERE instr(lower(user), lower(?)) ORDER BY user LIMIT ?"
+        return [(user, known) for user, known in self._rows(sql, search, limit)]
+
+    def verdicts_of(self, user: str, limit: int) -> list[bytes]:
+        """See Store."""
+        rows = self._rows("SELECT body FROM verdicts WHERE user = ? ORDER BY start DESC, id DESC LIMIT ?", user, limit)
+        return [body for (body,) in reversed(rows)]
 
     def verdicts(self, since: float, until: float) -> Iterator[bytes]:
         """See Store."""
