@@ -79,15 +79,17 @@ class Desk:
         alarms = self._store.exhibits(one.id, MOST_ALARMS)
         answers = [_answer_row(a) for a in self._case(one.user).answers if a.incident == one.id]
         named = [i for i in self._store.incidents() if i.id in one.linked or one.id in i.linked]
-        start, end = seconds(one.verdict["start"]), seconds(one.verdict["end"])
-        facets = self._facets(alarms)
-        events, total = self._events(one.user, start, end, facets)
+        facets, marked = self._facets(alarms), {start for _, start in self._store.members(one.id)}
+        timeline, start = self._timeline(one.user, marked), one.verdict["start"]
+        ends = [t["end"] for t in timeline if (t["start"], t["session"]) == (start, one.verdict["session"])]
+        until = seconds(ends[0]) if ends else max(self._state().newest, seconds(one.verdict["end"]))  # it may still go on
+        events, total = self._events(one.user, seconds(start), until, facets)
         return life.row(one) | {
             "alarms": [_alarm_row(body) for body, _ in alarms],
             "facets": facets,
             "events": events,
             "events_total": total,
-            "timeline": self._timeline(one.user, {start for _, start in self._store.members(one.id)}),
+            "timeline": timeline,
             "map": self._map(one.user, one.embedding, one.verdict.get("pack", "")),
             "audit": [_entry_row(e) for e in self._store.entries(0, 1000, one.id)],
             "answers": answers,

@@ -28,6 +28,7 @@ from detector.records import Alert, Incident
 
 ACTIVE = ("open", "acknowledged")
 STATES = (*ACTIVE, "confirmed", "dismissed", "expired")
+HELD = ("grouped", "muted", "cooling", "dismissed", "over_budget")  # why no message is sent of an alarm
 KEPT_ALERTS = 20  # of an incident, in full; and every one that is the strongest so far
 
 
@@ -150,7 +151,8 @@ def row(incident: Incident) -> dict[str, Any]:
     out |= {name: rfc3339(getattr(incident, name)) for name in ("opened", "updated")}
     out["closed"] = None if incident.closed is None else rfc3339(incident.closed)
     rest = ("summary", "verdict", "reasons", "open", "rules", "linked", "shown_for")
-    return out | {name: msgspec.to_builtins(getattr(incident, name)) for name in rest}
+    told = {name: getattr(incident, name) for name in rest}
+    return out | {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
 
 
 def _join(out: Grouped, now: Incident, alarm: Alarm, day: str) -> None:
@@ -227,6 +229,6 @@ def digest(rows: Sequence[Incident], held: Mapping[str, int], day: str, answers:
 
     listed = [row(i) for i in rows if on(i.opened)]
     closed = sum(on(i.closed) for i in rows)
-    counts = dict.fromkeys(("grouped", "muted", "cooling", "dismissed", "over_budget"), 0)
+    counts = dict.fromkeys(HELD, 0)
     counts |= held
     return {"day": day, "opened": len(listed), "closed": closed, "held_back": counts, "answers": dict(answers), "incidents": listed}

@@ -1,4 +1,4 @@
-"""Alerts on a terminal, or as plain text of a fixed width where there is none. Takes the JSON objects that sinks are sent."""
+"""Incidents on a terminal, or as plain text of a fixed width where there is none. Takes the JSON objects that sinks are sent."""
 
 from __future__ import annotations
 
@@ -42,20 +42,22 @@ def console_for(stream: TextIO) -> Console:
 
 
 def table(alerts: Iterable[Mapping[str, Any]]) -> Table:
-    """One line per alert, in the order given: when, account, severity, how sure, the main reason, the beginning of the id."""
+    """One line per incident or alert, in the order given: when, account, severity, state, how sure, why, and its id."""
     out = Table(box=None, pad_edge=False, header_style="bold")
     out.add_column("when (UTC)", no_wrap=True, min_width=16)
     out.add_column("account", max_width=24)
     out.add_column("severity", no_wrap=True, min_width=8)
+    out.add_column("state", no_wrap=True, min_width=4)
     out.add_column("sure", no_wrap=True, justify="right", min_width=4)
     out.add_column("main reason")
     out.add_column("id", no_wrap=True, min_width=ID_SHOWN)
     for alert in alerts:
         verdict = verdict_of(alert)
         out.add_row(
-            when(alert["time"]),
+            when(time_of(alert)),
             one_line(safe(verdict["user"], ACCOUNT_LIMIT)),
             coloured(alert["severity"]),
+            safe(alert.get("state", "-"), ACCOUNT_LIMIT),
             sure(verdict["belief"]),
             one_line(safe(main_reason(alert), TEXT_LIMIT)),
             safe(alert["id"][:ID_SHOWN], ID_SHOWN),
@@ -91,10 +93,11 @@ def show(alert: Mapping[str, Any]) -> RenderableType:
     verdict = verdict_of(alert)
     session = "without a name" if verdict["session"] is None else verdict["session"]
     facts = [
-        ("alert", safe(alert["id"], ACCOUNT_LIMIT)),
+        ("incident", safe(alert["id"], ACCOUNT_LIMIT)),
         ("account", safe(verdict["user"], TEXT_LIMIT)),
         ("severity", coloured(alert["severity"])),
-        ("raised", Text(when(alert["time"]) + " UTC")),
+        ("state", safe(alert.get("state", "-"), ACCOUNT_LIMIT)),
+        ("raised", Text(f"{when(time_of(alert))} UTC, {plural(alert.get('sessions', 1), 'alarming session')}")),
         ("session", safe(session, TEXT_LIMIT)),
         (
             "",
@@ -134,6 +137,12 @@ def bar(nats: float, longest: float) -> str:
     """A bar whose length says how much; every contribution has at least one mark."""
     marks = max(1, round(BAR_WIDTH * abs(nats) / longest)) if nats else 0
     return ("#" if nats > 0 else "-") * marks
+
+
+def time_of(alert: Mapping[str, Any]) -> str | float:
+    """When an alert was raised, or an incident opened."""
+    time: str | float = alert["opened"] if "opened" in alert else alert["time"]
+    return time
 
 
 def verdict_of(alert: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -187,3 +196,36 @@ def one_line(text: Text) -> Text:
 def coloured(severity: str) -> Text:
     """A severity in its colour."""
     return Text(harmless(severity, ACCOUNT_LIMIT), style=COLOURS.get(severity, ""))
+
+
+def answered(what: str, told: Any) -> str:
+    """A line or a few on what the daemon did, or found."""
+    if what == "digest":
+        held = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in told["held_back"].items())
+        lines = [f"{told['day']}: {plural(told['opened'], 'incident')} opened, {told['closed']} closed; held back: {held}"]
+        return "\n".join(lines + [f"  {one_text(row)}" for row in told["incidents"]])
+    if what == "preview":
+        silenced = f"{plural(told['incidents'], 'incident')} with {plural(told['sessions'], 'session')}"
+        return f"would have silenced {silenced} in the last 30 days, {told['confirmed']} of them confirmed"
+    if what == "muted":
+        return (
+            "\n".join(f"{harmless(m['user'], ACCOUNT_LIMIT)} until {m['until'] or 'unmuted'}" for m in told)
+            or "no account is muted"
+        )
+    if what == "audit":
+        whole = "the chain holds" if told["whole"] else f"the chain is broken: {told['broken']}"
+        return "\n".join([*map(entry_text, told["entries"]), whole])
+    rows = told if isinstance(told, list) else [told]
+    return "\n".join(one_text(row) if "id" in row else "done" for row in rows)
+
+
+def entry_text(entry: Mapping[str, Any]) -> str:
+    """A line of the audit."""
+    why = harmless(entry["why"], TEXT_LIMIT)
+    return f"{entry['time']} {harmless(entry['who'], 40)} {entry['what']} {entry['incident']} {why}"
+
+
+def one_text(row: Mapping[str, Any]) -> str:
+    """An incident in a line."""
+    name = harmless(row["user"], ACCOUNT_LIMIT)
+    return f"{row['id']} {row['state']} {row['severity']} {name}: {harmless(row['summary'], TEXT_LIMIT)}"

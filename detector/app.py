@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,13 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_J
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from alerts.delivery import deliver
+from alerts.desk import Desk
+from alerts.page import pages
+from alerts.server import Server, serve
 from alerts.sinks import FileSink, LogSink, Sink
 from detector import history, pack, web
 from detector.cycle import Engine, move
+from detector.drift import Drift
 from detector.errors import PackError, SettingsError, SourceError, StoreError, UnlikeError
 from detector.metrics import Metrics
 from detector.reports import CycleReport
@@ -92,6 +97,9 @@ class Daemon:
         self.told_hang: float | None = None
         self.exhausted = False
         self.server: web.Server | None = None
+        self.review: Server | None = None
+        self.reader: SqliteStore | None = None
+        self.drifted: Drift | None = None
 
     # -- jobs
 
@@ -151,6 +159,8 @@ class Daemon:
 
     def _tell_counts(self) -> None:
         self.metrics.counts(self.store.counts(), sum(s.lag_bytes() for s in self.sources))
+        if self.engine.casework is not None:
+            self.metrics.incidents_are(Counter((i.severity, i.state) for i in self.engine.casework.all.values()))
 
     def _follow_installed_pack(self) -> None:
         """Go over to the installed pack where it is another than the state was made with."""
@@ -227,6 +237,7 @@ class Daemon:
             found, counters = self.engine.drift(), self.engine.state.counters
             if found is None:
                 return
+            self.drifted = found
             self.metrics.drift(found)
             if not found.moved or counters.get("drift_told") == found.day:
                 return
@@ -261,9 +272,17 @@ class Daemon:
             jobs(self.watch_training, "interval", seconds=max(every, 5.0), id="first_training")
         jobs(self.watch_cycle, "interval", seconds=5, id="watch_cycle")
         jobs(self.drift, "interval", hours=1, id="drift")
+        if self.settings.review.listen:
+            self.review = serve(self.settings.review, self.desk(), self.settings.state.folder, pages)
+            self.log.info("review page", address=self.review.url, sign_in="unlike review open")
         jobs(self.retain, "interval", hours=1, id="retention")
         self.scheduler.start()
         self.log.info("started", state=self.settings.state.folder, sources=[s.name for s in self.sources])
+
+    def desk(self) -> Desk:
+        """What people see and answer."""
+        self.reader = SqliteStore.reader(self.settings.state.folder)
+        return Desk(lambda: self.engine, self.lock, self.reader, packs_folder(self.settings), self.clock, lambda: self.drifted)
 
     def _job_event(self, event: JobEvent) -> None:
         if event.code == EVENT_JOB_ERROR:
@@ -352,8 +371,11 @@ class Daemon:
                 child.terminate()
         if self.scheduler.running:
             self.scheduler.shutdown(wait=True)
-        if self.server is not None:
-            self.server.close()
+        for server in (self.server, self.review):
+            if server is not None:
+                server.close()
+        if self.reader is not None:
+            self.reader.close()
         for source in self.sources:
             source.close()
         self.store.close()

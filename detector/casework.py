@@ -195,7 +195,7 @@ def alert_of(one: scoring.Alarming, pack: Pack, clock: float) -> Alert:
     accusing = [channel_facet(str(r["channel"])) for r in alert.reasons if float(str(r["nats"])) > 0]
     names = [name for name in dict.fromkeys(accusing) if name in (*pack.facets.text, *pack.facets.number)][:OTHERWISE]
     others = describing.otherwise(names, one.session, one.profile, pack, one.watch, one.limit, one.open)
-    return replace(alert, counterfactuals=tuple(others))
+    return replace(alert, limit=one.limit, counterfactuals=tuple(others))
 
 
 def exhibit_of(one: scoring.Alarming, pack: Pack) -> bytes:

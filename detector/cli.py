@@ -28,7 +28,10 @@ EXAMPLES = {
     "rehearse": "unlike rehearse events.jsonl.gz --report rehearsal.html\n"
     "unlike rehearse --config unlike.toml --held-back 14d --takeovers 50 --json",
     "alerts": "unlike alerts --config unlike.toml\nunlike alerts show 1f3a --config unlike.toml\nunlike alerts list --json\n"
-    "unlike alerts similar 1f3a --limit 20 --config unlike.toml",
+    "unlike alerts similar 1f3a --limit 20 --config unlike.toml\n"
+    "unlike alerts confirm 1f3a --why 'she called'\nunlike alerts dismiss 1f3a --scope value --facet device --value pixel-9\n"
+    "unlike alerts undo 1f3a\nunlike alerts digest",
+    "review": "unlike review token ann --role analyst --config unlike.toml\nunlike review open --config unlike.toml",
     "check": "unlike check --config unlike.toml\nunlike check events.jsonl",
 }
 
@@ -118,12 +121,29 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--seed", type=int, help="overrides the setting `seed`")
 
     alerts = command(
-        "alerts", "the alerts of a state folder; one in full; the sessions of other accounts most like an alert's", _alerts
+        "alerts",
+        "the incidents of a state folder: list them, show one, find sessions like it, answer it; the day's digest",
+        _alerts,
     )
-    alerts.add_argument("action", nargs="?", choices=("list", "show", "similar"), default="list")
-    alerts.add_argument("id", nargs="?", help="the id of an alert, or its beginning")
-    alerts.add_argument("--limit", type=int, default=50, metavar="N", help="alerts or sessions at most (default 50)")
+    alerts.add_argument("action", nargs="?", choices=("list", "show", "similar", *ANSWERS), default="list")
+    alerts.add_argument("id", nargs="?", help="the id of an incident or its beginning; unmute: the account; digest: the day")
+    alerts.add_argument("--limit", type=int, default=50, metavar="N", help="incidents or sessions at most (default 50)")
+    alerts.add_argument("--all", action="store_true", help="closed incidents as well")
     alerts.add_argument("--json", action="store_true", help="one JSON object a line")
+    alerts.add_argument("--why", default="", metavar="TEXT", help="the reason, for the audit")
+    alerts.add_argument("--days", type=float, metavar="N", help="how long a mute or an allowed value holds (default: for ever)")
+    alerts.add_argument("--kind", choices=("confirm", "dismiss", "mute"), default="dismiss", help="the answer to preview")
+    alerts.add_argument("--as", dest="as_", choices=("false_alarm", "expected"), default="false_alarm", help="why it is dismissed")
+    alerts.add_argument("--scope", choices=("session", "value", "everyone"), default="session", help="how far a dismissal goes")
+    alerts.add_argument("--facet", default="", help="the facet whose value is in order, with --scope value or everyone")
+    alerts.add_argument("--value", default="", help="the value, with --facet")
+    alerts.add_argument("--numbers", type=int, nargs="+", default=[], metavar="N", help="sessions to open, as similar lists them")
+
+    review = command("review", "the review page: make or revoke a token, or a link that signs you in", _review)
+    review.add_argument("action", choices=("token", "open"))
+    review.add_argument("name", nargs="?", help="token: whose; open: the id of an incident")
+    review.add_argument("--role", choices=("viewer", "analyst", "admin"), default="analyst")
+    review.add_argument("--revoke", action="store_true", help="the name's token holds no more")
 
     check = command("check", "validate settings, and say what is understood of a sample of events", _check)
     check.add_argument("events", nargs="*", metavar="EVENTS")
@@ -354,44 +374,104 @@ def progress_bars() -> Iterator[Callable[[str, float, float], None]]:
 def _alerts(options: argparse.Namespace) -> int:
     import msgspec
 
-    from alerts.listing import console_for, show, similar_table, table
+    from alerts import listing
+    from alerts.incidents import ACTIVE, STATES, row
     from alerts.similar import similar
     from detector.stores import SqliteStore
 
     if options.limit < 1:
         raise SettingsError(f"alerts --limit {options.limit}: expected at least 1")
+    if options.action in ANSWERS:
+        return _answer(options)
     store = SqliteStore.reader(_settings(options).state.folder)
     elsewhere = 0
     try:
         if options.action == "list":
-            found = store.alerts(options.limit)
+            found = [row(i) for i in store.incidents(STATES if options.all else ACTIVE)[: options.limit]]
         else:
             if not options.id:
-                raise SettingsError(f"alerts {options.action}: the id of an alert is missing; unlike alerts lists them")
-            body = store.alert(options.id)
-            if body is None:
-                raise UnlikeError(f"no alert {options.id}; unlike alerts lists them")
-            found = [body]
-        if options.action == "similar":
-            sessions, elsewhere = similar(store, msgspec.json.decode(found[0]), options.limit)
-            found = [msgspec.json.encode(session) for session in sessions]
+                raise SettingsError(f"alerts {options.action}: the id of an incident is missing; unlike alerts lists them")
+            incident = store.incident(options.id)
+            if incident is None:
+                raise UnlikeError(f"no incident {options.id}; unlike alerts lists them")
+            found = [row(incident)]
+            if options.action == "similar":
+                found, elsewhere = similar(store, {"id": incident.alert, "verdict": {"user": incident.user}}, options.limit)
     finally:
         store.close()
     if elsewhere:
         say(f"{elsewhere:,} sessions were judged by other packs and are left out: their embeddings cannot be compared")
     if options.json:
-        for body in found:
-            print(body.decode())
+        for one in found:
+            print(msgspec.json.encode(one).decode())
         return 0
-    console = console_for(sys.stdout)
+    console = listing.console_for(sys.stdout)
     if options.action == "show":
-        console.print(show(msgspec.json.decode(found[0])))
+        console.print(listing.show(found[0]))
     elif options.action == "similar":
-        console.print(similar_table(sessions))
+        console.print(listing.similar_table(found))
     elif found:
-        console.print(table(msgspec.json.decode(body) for body in found))
+        console.print(listing.table(found))
     else:
-        say("no alerts yet")
+        say("no open incidents" + ("" if options.all else "; --all shows those that are closed"))
+    return 0
+
+
+ANSWERS = ("acknowledge", "confirm", "dismiss", "mute", "preview", "undo", "unmute", "digest", "muted", "audit", "open")
+
+
+def _answer(options: argparse.Namespace) -> int:
+    """What only the running daemon does, by its API."""
+    from urllib.parse import quote
+
+    import msgspec
+
+    from alerts import control
+    from alerts.listing import answered
+
+    folder, what = _settings(options).state.folder, options.action
+    needs = what not in ("digest", "muted", "audit")
+    if needs and not options.id:
+        raise SettingsError(f"alerts {what}: {'an account' if what == 'unmute' else 'the id of an incident'} is missing")
+    one = f"/incidents/{quote(options.id or '', safe='')}"
+    answer = {"kind": options.kind if what == "preview" else what, "why": options.why, "days": options.days}
+    if answer["kind"] == "dismiss":
+        answer |= {"as": options.as_, "scope": options.scope, "facet": options.facet, "value": options.value}
+    if what == "digest":
+        told = control.call(folder, "GET", f"/digest?day={quote(options.id or '')}")
+    elif what in ("muted", "audit"):
+        told = control.call(folder, "GET", f"/{what}")
+    elif what == "unmute":
+        told = control.call(folder, "POST", "/unmute", {"user": options.id, "why": options.why})
+    elif what == "undo":
+        told = control.call(folder, "POST", f"{one}/undo", {"why": options.why})
+    elif what == "open":
+        told = control.call(folder, "POST", f"{one}/similar", {"numbers": options.numbers, "why": options.why})
+    else:
+        told = control.call(folder, "POST", f"{one}/{'preview' if what == 'preview' else 'answer'}", answer)
+    print(msgspec.json.encode(told).decode() if options.json else answered(what, told))
+    return 0
+
+
+def _review(options: argparse.Namespace) -> int:
+    from alerts import control
+    from alerts.access import Tokens
+
+    settings = _settings(options)
+    if options.action == "token":
+        if not options.name:
+            raise SettingsError("review token: the name of a person or program is missing")
+        tokens = Tokens(Path(settings.state.folder))
+        if options.revoke:
+            tokens.revoke(options.name)
+            say(f"the token of {options.name} holds no more")
+        else:
+            print(tokens.new(options.name, options.role))
+            say(f"the token of {options.name} ({options.role}); it is not kept and not shown again")
+        return 0
+    told = control.call(settings.state.folder, "POST", "/links", {"incident": options.name or ""})
+    print(f"{settings.review.url.rstrip('/') or control.address(settings.state.folder)}{told['path']}")
+    say("the link signs you in once, within five minutes")
     return 0
 
 

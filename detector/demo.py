@@ -113,14 +113,11 @@ def _watch(store: Watched, trained: pack.Pack, settings: Settings, town: Town, o
             batch, rejects = parser.parse(_lines(piece, low + 1), time.time())
             engine.run("town", Chunk(batch, rejects, {"line": low + len(piece)}, False), time.time())
             deliver(store, sinks, time.time(), settings.alerts)
-            for alert in store.alerts_seen[told:]:
-                _print_alert(alert, town, out)
-            told = len(store.alerts_seen)
+            told = _print_opened(store.alerts_seen, told, town, out)
             progress.update(task, completed=low + len(piece))
         engine.run("town", Chunk(empty_batch(), (), {}, True), time.time(), drain=True)
         deliver(store, sinks, time.time(), settings.alerts)
-    for alert in store.alerts_seen[told:]:
-        _print_alert(alert, town, out)
+    _print_opened(store.alerts_seen, told, town, out)
     history.compact(store, Path(settings.state.folder))
 
 
@@ -132,12 +129,22 @@ def takeover_of(verdict: Verdict, takeovers: Sequence[Takeover]) -> Takeover | N
     return None
 
 
+def _print_opened(alerts: Sequence[Alert], told: int, town: Town, out: Console) -> int:
+    """Print the first alert of each incident, those before `told` apart; how many alerts there are."""
+    known = {alert.incident for alert in alerts[:told]}
+    for alert in alerts[told:]:
+        if alert.incident not in known:
+            known.add(alert.incident)
+            _print_alert(alert, town, out)
+    return len(alerts)
+
+
 def _print_alert(alert: Alert, town: Town, out: Console) -> None:
     takeover = takeover_of(alert.verdict, town.takeovers)
     truth = f"takeover: {takeover.kind}" if takeover else "false alarm"
     who = harmless(alert.verdict.user, 40)
     out.print(
-        f"{when(alert.time)}  {alert.severity:8} {who:16} {alert.id[:8]}  {harmless(alert.summary, 400)}  [{truth}]",
+        f"{when(alert.time)}  {alert.severity:8} {who:16} {alert.incident[:8]}  {harmless(alert.summary, 400)}  [{truth}]",
         markup=False,
         highlight=False,
     )
@@ -146,13 +153,13 @@ def _print_alert(alert: Alert, town: Town, out: Console) -> None:
 def _tell(store: Watched, settings: Settings, town: Town, out: Console, took: float, keep: str | None) -> None:
     """The table at the end: caught and missed by kind, false alarms, time to detection, where to look next."""
     caught: dict[str, Alert] = {}
-    false = 0
+    true: set[str] = set()
     for alert in store.alerts_seen:
         takeover = takeover_of(alert.verdict, town.takeovers)
-        if takeover is None:
-            false += 1
-        else:
+        if takeover is not None:
+            true.add(alert.incident)
             caught.setdefault(takeover.id, alert)
+    false = len({alert.incident for alert in store.alerts_seen} - true)
     table = Table(title="takeovers", title_justify="left")
     for name in ("kind", "caught", "missed", "median time to detection"):
         table.add_column(name, justify="left" if name == "kind" else "right")

@@ -6,6 +6,7 @@ first cycle; those of drift, of the last training and of when the pack was gone 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
+from alerts.incidents import HELD, STATES
 from detector import __version__
 from detector.events import REASONS
 from detector.reports import CycleReport
@@ -53,7 +55,12 @@ class Metrics:
         self.late = counter("late_events", "Events later than events.lateness, put into quarantine")
         self.sessions = counter("sessions_closed", "Sessions that have ended; each has one verdict")
         self.verdicts = counter("verdicts", "Verdicts, by whether p was within the alert budget", "alarming")
-        self.alerts = counter("alerts", "Alerts raised", "severity")
+        self.alerts = counter("alerts", "Alarming sessions kept in full, at most 20 an incident and its strongest", "severity")
+        self.opened = counter("incidents_opened", "Incidents opened, by their first severity", "severity")
+        self.held = counter("held_back", "Alarms that no message was sent of: grouped into an open incident, muted …", "why")
+        self.incidents = gauge("incidents", "Incidents, by what became of them", "state")
+        self.answered = gauge("answered_incidents", "Incidents that people confirmed or dismissed", "severity", "answer")
+        self.precision = gauge("precision", "Share of the answered incidents that people confirmed", "severity")
         self.deliveries = counter("deliveries", "Tries to deliver an alert, by how they ended and to which sink", "outcome", "sink")
         self.event_lag = histogram("event_lag_seconds", "From an event's time to its reading", LAG_S)
         self.scoring_lag = histogram("scoring_lag_seconds", "From a session's newest event to its verdict", LAG_S)
@@ -88,6 +95,9 @@ class Metrics:
         Info("unlike_build", "This program", registry=registry).info({"version": __version__})
         for series, label in (
             (self.alerts, SEVERITIES),
+            (self.opened, SEVERITIES),
+            (self.held, HELD),
+            (self.incidents, STATES),
             (self.job_misses, JOBS),
             (self.job_failures, JOBS),
             (self.job_hangs, JOBS),
@@ -108,6 +118,10 @@ class Metrics:
             self.rejected.labels(reason).inc(lines)
         for severity, count in report.alerts.items():
             self.alerts.labels(severity).inc(count)
+        for severity, count in report.opened.items():
+            self.opened.labels(severity).inc(count)
+        for why, count in report.held.items():
+            self.held.labels(why).inc(count)
         self.sessions.inc(len(report.ps))
         alarming = int((report.ps <= report.threshold).sum())
         self.verdicts.labels("yes").inc(alarming)
@@ -143,6 +157,16 @@ class Metrics:
         self.store_bytes.set(counts.store_bytes)
         self.quarantine.set(sum(counts.quarantine.values()))
         self.queue.set(unread_bytes)
+
+    def incidents_are(self, by_state: Mapping[tuple[str, str], int]) -> None:
+        """(severity, state) -> incidents, all of them."""
+        for state in STATES:
+            self.incidents.labels(state).set(sum(n for (_, of), n in by_state.items() if of == state))
+        for severity in SEVERITIES:
+            confirmed, dismissed = (by_state.get((severity, state), 0) for state in ("confirmed", "dismissed"))
+            self.answered.labels(severity, "confirmed").set(confirmed)
+            self.answered.labels(severity, "dismissed").set(dismissed)
+            self.precision.labels(severity).set(confirmed / (confirmed + dismissed) if confirmed + dismissed else math.nan)
 
     def delivered(self, by_sink: Mapping[tuple[str, str], int]) -> None:
         """What one round of delivery did: (outcome, sink) -> tries."""

@@ -140,7 +140,13 @@ class ReviewSettings(Section, frozen=True):
     """The review page and its API."""
 
     listen: str = "127.0.0.1:8737"  # loopback unless told otherwise; empty: no page
-    url: str = ""  # how people reach it, for links in messages
+    url: str = ""  # how people reach it: for links in messages, and for the check of where a request comes from
+    sign_in: Literal["token", "proxy"] = "token"  # proxy: a reverse proxy signs people in and names them in a header
+    session: Duration = Duration(12 * 3600)  # a working day; then one signs in again
+    proxy_header: str = ""  # such as X-Forwarded-User; taken only from the addresses below
+    proxy_from: tuple[str, ...] = ()  # addresses of the proxy
+    proxy_roles: dict[str, str] = {}  # name, or * for everybody else -> viewer, analyst or admin
+    allow_remote: bool = False  # listening off loopback needs this and an https url
 
 
 class MetricsSettings(Section, frozen=True):

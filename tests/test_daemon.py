@@ -52,7 +52,11 @@ class Running:
     def write(self, **changes: str) -> None:
         """The settings file: section__key = TOML value."""
         values = {"cycle__every": '"100ms"', "cycle__batch_events": "150", "training__every": '"0s"', "alerts__per_day": "2.0"}
-        values |= {"state__folder": f'"{self.state}"', "metrics__listen": f'"127.0.0.1:{self.port}"'} | changes
+        values |= {
+            "state__folder": f'"{self.state}"',
+            "metrics__listen": f'"127.0.0.1:{self.port}"',
+            "review__listen": '"127.0.0.1:0"',
+        } | changes
         text = f'[[source]]\npath = "{self.log}"\nname = "log"\n'
         for name, value in values.items():
             section, _, key = name.partition("__")
