@@ -21,6 +21,7 @@ from alerts import api
 from alerts.access import Gate, Guard, Tokens, checked, refused
 from alerts.control import forget, remember
 from alerts.desk import Desk
+from alerts.page import refusal
 from detector.errors import SettingsError
 from detector.settings import ReviewSettings
 
@@ -36,11 +37,13 @@ def application(desk: Desk, gate: Gate, pages: Sequence[BaseRoute] = ()) -> Star
     async def wrong_method(request: Request, _: Exception) -> Response:
         return refused(request, 405, "that cannot be done here")
 
-    return Starlette(
+    app = Starlette(
         routes=[*api.routes(desk, gate), *pages],
         middleware=[Middleware(Guard, gate=gate)],
         exception_handlers={404: missing, 405: wrong_method},
     )
+    app.state.refusal = refusal
+    return app
 
 
 class Server:
