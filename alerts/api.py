@@ -32,9 +32,9 @@ class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Queue(Sent, frozen=True):
     """Which incidents; without a state, the open and acknowledged ones."""
 
-    state: State | None = None
+    state: Literal["", "open", "acknowledged", "confirmed", "dismissed", "expired"] = ""
     user: Text = ""
-    severity: Severity | None = None
+    severity: Literal["", "low", "medium", "high", "critical"] = ""
     search: Text = ""
     limit: Limit = 100
     offset: Number = 0
@@ -287,7 +287,7 @@ def plain(sent: Sent) -> dict[str, Any]:
 
 def _queue(desk: Desk, _: Person, __: str, q: Queue) -> Any:
     states = (q.state,) if q.state else ("open", "acknowledged")
-    return desk.queue(states, q.user, q.severity or "", q.search, q.limit, q.offset)
+    return desk.queue(states, q.user, q.severity, q.search, q.limit, q.offset)
 
 
 def _answer(desk: Desk, who: Person, id_: str, sent: Answer) -> Any:
@@ -392,7 +392,7 @@ def endpoint(operation: Operation, desk: Desk) -> Callable[[Request], Awaitable[
 async def received(request: Request, operation: Operation) -> Any:
     """What was sent, checked; raises msgspec.DecodeError."""
     if operation.body is not None:
-        return msgspec.json.decode(await request.body() or b"{}", type=operation.body)
+        return msgspec.json.decode(await request.body(), type=operation.body)
     query = request.query_params
     repeated = [name for name in query if len(query.getlist(name)) > 1]
     unknown = set(query) if operation.query is None else set()
@@ -432,7 +432,7 @@ def openapi(operations: tuple[Operation, ...]) -> dict[str, Any]:
             fields = components[o.query.__name__]
             needed = fields.get("required", [])
             parameters += [
-                {"name": name, "in": "query", "required": name in needed, "schema": _query_schema(shape)}
+                {"name": name, "in": "query", "required": name in needed, "schema": shape}
                 for name, shape in fields["properties"].items()
             ]
         told: dict[str, Any] = {
@@ -454,13 +454,3 @@ def openapi(operations: tuple[Operation, ...]) -> dict[str, Any]:
         "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "security": [{"token": []}],
     }
-
-
-def _query_schema(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """A query parameter is there or not; it is never null."""
-    options = [one for one in shape.get("anyOf", []) if one != {"type": "null"}]
-    if options:
-        return {**options[0]} if len(options) == 1 else {"anyOf": options}
-    if "enum" in shape:
-        return {k: v for k, v in shape.items() if k != "default"} | {"enum": [v for v in shape["enum"] if v is not None]}
-    return dict(shape)

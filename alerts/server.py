@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,20 +15,19 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
 from alerts import api
 from alerts.access import Gate, Guard, Tokens, checked, refused
 from alerts.control import forget, remember
 from alerts.desk import Desk
-from alerts.page import refusal
+from alerts.page import pages, refusal
 from detector.errors import SettingsError
 from detector.settings import ReviewSettings
 
 STARTS_WITHIN_S = 10.0
 
 
-def application(desk: Desk, gate: Gate, pages: Sequence[BaseRoute] = ()) -> Starlette:
+def application(desk: Desk, gate: Gate) -> Starlette:
     """The whole site."""
 
     async def missing(request: Request, _: Exception) -> Response:
@@ -38,7 +37,7 @@ def application(desk: Desk, gate: Gate, pages: Sequence[BaseRoute] = ()) -> Star
         return refused(request, 405, "that cannot be done here")
 
     app = Starlette(
-        routes=[*api.routes(desk, gate), *pages],
+        routes=[*api.routes(desk, gate), *pages(desk, gate)],
         middleware=[Middleware(Guard, gate=gate)],
         exception_handlers={404: missing, 405: wrong_method},
     )
@@ -95,13 +94,12 @@ def serve(
     settings: ReviewSettings,
     desk: Desk,
     folder: str | Path,
-    pages: Callable[[Desk, Gate], Sequence[BaseRoute]] = lambda desk, gate: (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Server:
     """Serve a desk. Raises SettingsError where the address cannot be listened on, or must not be."""
     settings, folder = checked(settings), Path(folder)
     gate = Gate(settings, Tokens(folder), clock)
-    return Server(settings, application(desk, gate, pages(desk, gate)), gate, folder)
+    return Server(settings, application(desk, gate), gate, folder)
 
 
 def _bound(listen: str) -> socket.socket:

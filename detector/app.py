@@ -21,7 +21,6 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from alerts.delivery import deliver
 from alerts.desk import Desk
-from alerts.page import pages
 from alerts.server import Server, serve
 from alerts.sinks import FileSink, LogSink, Sink
 from detector import history, pack, web
@@ -273,7 +272,7 @@ class Daemon:
         jobs(self.watch_cycle, "interval", seconds=5, id="watch_cycle")
         jobs(self.drift, "interval", hours=1, id="drift")
         if self.settings.review.listen:
-            self.review = serve(self.settings.review, self.desk(), self.settings.state.folder, pages)
+            self.review = serve(self.settings.review, self.desk(), self.settings.state.folder)
             self.log.info("review page", address=self.review.url, sign_in="unlike review open")
         jobs(self.retain, "interval", hours=1, id="retention")
         self.scheduler.start()

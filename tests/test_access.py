@@ -9,7 +9,6 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from alerts.access import MOST_BODY, TRIES, TRIES_WITHIN_S, Gate, Tokens, checked
-from alerts.page import pages
 from alerts.server import application
 from detector.errors import SettingsError
 from detector.pack import Pack
@@ -50,7 +49,7 @@ class Site:
 def made(trained: Pack, folder: Path, **settings: object) -> Site:
     desk, clock = desk_of(lived(later(), trained)), Clock()
     gate = Gate(msgspec.convert(settings, ReviewSettings), Tokens(folder), clock)
-    return Site(application(desk, gate, pages(desk, gate)), gate, clock)
+    return Site(application(desk, gate), gate, clock)
 
 
 @pytest.fixture(scope="module")
