@@ -40,7 +40,7 @@ POLICY = (
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with none at all, browsers send forms with the origin "null"
     "x-frame-options": "DENY",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -295,7 +295,7 @@ class Guard:
         if answer is None:
             body = await self._body(request)
             answer = refused(request, 413, f"more than {MOST_BODY} bytes") if body is None else self._trusted(request, body)
-            receive = _replayed(body or b"")
+            receive = _replayed(body or b"", receive)
         await (answer or self.app)(scope, receive, dressed)
 
     async def _refusal(self, request: Request) -> Response | None:
@@ -340,13 +340,14 @@ class Guard:
         return None
 
 
-def _replayed(body: bytes) -> Receive:
+def _replayed(body: bytes, rest: Receive) -> Receive:
+    """What receives a body that was read before, and then whatever else comes."""
     sent = False
 
     async def receive() -> Message:
         nonlocal sent
         if sent:
-            return {"type": "http.disconnect"}
+            return await rest()
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 

@@ -35,6 +35,7 @@ WORDS = {
     ),
     "outlier": (("unusual_combination", "unusual combination of deviations"), ("usual_combination", "no unusual combination")),
     "prior": (("prior", "takeovers are frequent"), ("prior", "takeovers are rare")),
+    "peers": (("more_like_others", "more like other accounts"), ("more_like_itself", "more like itself than others")),
     "other": (("other_evidence", "other evidence together"), ("other_evidence", "other evidence together")),
     "remainder": (("remainder", "what no single channel accounts for"), ("remainder", "what no single channel accounts for")),
 }
@@ -181,9 +182,10 @@ def _usual(detail: Detail) -> str:
     last_seen = detail.get("last_seen")
     if isinstance(last_seen, int | float):
         said += f"; last seen {datetime.fromtimestamp(last_seen, UTC):%Y-%m-%d}"
-    shares = [f"{who} {_share(detail[who])}" for who in ("peers", "everyone") if who in detail]
+    does = {"peers": "peers do", "everyone": "everyone does"}
+    shares = [f"{_share(detail[who])} of what {words}" for who, words in does.items() if who in detail]
     if shares:
-        said += f"; share with {' and '.join(shares)}"
+        said += f"; {', '.join(shares)}"
     return said
 
 

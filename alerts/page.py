@@ -49,7 +49,15 @@ def when(time: str | None) -> str:
 
 def number(value: object) -> str:
     """A number, with no more digits than anybody reads."""
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else shown(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else shown(value)
+
+
+def main_reason(row: Mapping[str, Any]) -> str:
+    """What to show of an incident in a line: the strongest reason that names a value, else the summary."""
+    named = [r["text"] for r in row["reasons"] if r["nats"] > 0 and r["text"] != r["title"]]
+    return str(named[0] if named else row["summary"])
 
 
 def percent(value: float | None) -> str:
@@ -61,7 +69,7 @@ def environment() -> jinja2.Environment:
     """The templates; all that is put into them is escaped."""
     made = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined)
     made.filters |= {"shown": shown, "when": when, "number": number, "percent": percent, "sure": sure, "one_in": one_in}
-    made.filters |= {"plural": plural, "query": lambda value: urlencode({"user": value})}
+    made.filters |= {"main": main_reason, "plural": plural, "query": lambda value: urlencode({"user": value})}
     made.globals |= {"states": STATES, "severities": SEVERITIES, "may": may}
     return made
 

@@ -101,11 +101,12 @@ def text_of(pack: Pack, key: np.uint32) -> str | None:
 def otherwise(
     names: list[str], table: Sessions, profile: Profiles, pack: Pack, watch: Watch, limit: float, unfinished: bool
 ) -> list[dict[str, object]]:
-    """What the (1) session would have been judged without each of these facets: by scoring it again."""
+    """What the (1) session would have been judged without each of these facets, and without all of them: by scoring it again."""
     out: list[dict[str, object]] = []
-    for name in names:
-        pared = without(table, pack.facets, np.ones(1, bool), Allowance(name))
-        if pared is not table:
-            score, p = scoring.again(pared, profile, pack, watch, unfinished)
-            out.append({"without": name, "score": score, "p": p, "alarms": p <= limit})
+    for some in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
+        pared = table
+        for name in some:
+            pared = without(pared, pack.facets, np.ones(1, bool), Allowance(name))
+        score, p = scoring.again(pared, profile, pack, watch, unfinished)
+        out.append({"without": some, "score": score, "p": p, "alarms": p <= limit})
     return out

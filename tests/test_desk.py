@@ -85,11 +85,13 @@ def test_what_would_have_been_without_a_facet_is_what_scoring_again_gives(engine
     assert scoring.again(session, profile, trained, told.watch, told.open) == (alarm["verdict"]["score"], alarm["verdict"]["p"])
     assert alarm["counterfactuals"]
     for other in alarm["counterfactuals"]:
-        pared = without(session, trained.facets, session.events > 0, Allowance(other["without"]))
+        pared = session
+        for name in other["without"]:
+            pared = without(pared, trained.facets, session.events > 0, Allowance(name))
         again = scoring.again(pared, profile, trained, told.watch, told.open)
         assert again == (other["score"], other["p"])
         assert other["alarms"] == (again[1] <= alarm["limit"])
-        assert other["without"] not in describing.told(pared, profile, trained)
+        assert not {*other["without"]} & {*describing.told(pared, profile, trained)}
 
 
 def test_an_account_shows_its_habits_and_an_unknown_one_is_an_error(engine: Engine) -> None:

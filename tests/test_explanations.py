@@ -86,7 +86,8 @@ def test_what_is_seen_and_what_is_usual_is_said() -> None:
     evidence = {"device": 4.2, "amount": 3.0, "country": 2.0, "recipient": 1.0, "hour": 0.5, "belief": 0.25, "embedding": -0.75}
     reasons = explain(judged(evidence), details)
     assert [r["text"] for r in reasons] == [
-        'device never seen before: "Nokia"; usually "Pixel" (40), "iPad" (3); share with peers 2 % and everyone under 0.01 %',
+        'device never seen before: "Nokia"; usually "Pixel" (40), "iPad" (3); '
+        "2 % of what peers do, under 0.01 % of what everyone does",
         "amount above the usual: 950; usually 40.25 ± 12.5",
         'country unusual: "FR"; usually "DE" (9); last seen 2023-11-14',
         'recipient unusual: "a", "b", "c" and 2 more',
