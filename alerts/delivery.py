@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from alerts.sinks import Sink
-from detector.errors import DeliveryError
+from detector.errors import DeliveryError, RefusedError
 from detector.records import OutboxItem
 from detector.settings import AlertSettings
 
@@ -48,7 +48,8 @@ def deliver(store: Outbox, sinks: Mapping[str, Sink], now: float, settings: Aler
 
     An item is marked as sent after its sink took it, so a crash in between repeats it. A refused one is tried again after
     `retry_after`, doubled at each attempt up to `retry_at_most`, and becomes a dead letter at attempt `max_attempts`; at once where
-    no sink of its name is there. Each item is tried on its own: a sink that fails delays only its own items.
+    the sink refuses it for good, or no sink of its name is there. Each item is tried on its own: a sink that fails delays only its
+    own items.
 
     Raises StoreError from the store.
     """
@@ -80,9 +81,9 @@ def _try(item: OutboxItem, sinks: Mapping[str, Sink], max_attempts: int) -> tupl
     """(error or None, whether it is the last word)."""
     sink = sinks.get(item.sink)
     if sink is None:
-        return f"alert {item.alert_id}: no sink is called {item.sink!r}, expected one of {sorted(sinks)}", True
+        return f"message {item.alert_id}: no sink is called {item.sink!r}, expected one of {sorted(sinks)}", True
     try:
         sink.send(item.body)
     except DeliveryError as error:
-        return str(error), item.attempts + 1 >= max_attempts
+        return str(error), isinstance(error, RefusedError) or item.attempts + 1 >= max_attempts
     return None, False

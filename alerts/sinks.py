@@ -66,7 +66,7 @@ class LogSink:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DeliveryError(f"{self.name}: expected the JSON object of an alert: {error}; a retry does not help") from error
         verdict = alert.get("verdict") or {}
-        fields = {key: alert.get(key) for key in ("id", "severity", "summary", "open")}
+        fields = {key: alert.get(key) for key in ("id", "kind", "state", "severity", "summary", "open")}
         fields |= {key: verdict.get(key) for key in ("user", "session", "p", "belief", "score")}
         safe = {k: harmless(v, LOG_TEXT_LIMIT) if isinstance(v, str) else v for k, v in fields.items()}
         try:

@@ -23,6 +23,7 @@ from alerts.delivery import deliver
 from alerts.desk import Desk
 from alerts.server import Server, serve
 from alerts.sinks import FileSink, LogSink, Sink
+from alerts.ways import ways
 from detector import history, pack, web
 from detector.cycle import Engine, move
 from detector.drift import Drift
@@ -51,7 +52,7 @@ def sinks_of(settings: Settings) -> dict[str, Sink]:
         sinks["file"] = FileSink(Path(settings.state.folder) / settings.alerts.file)
     if settings.alerts.log:
         sinks["log"] = LogSink()
-    return sinks
+    return sinks | ways(settings.notify, settings.state.folder)
 
 
 def current_pack(settings: Settings, named: str) -> pack.Pack | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from alerts.sinks import Sink
 from detector import history, pack
 from detector.app import packs_folder, status
-from detector.errors import SourceError
+from detector.errors import DeliveryError, SourceError
 from detector.facets import as_text, discover
 from detector.lines import rfc3339
 from detector.records import Batch, Chunk, Reject
@@ -91,3 +93,32 @@ def _tell_rejects(rejects: Sequence[Reject], tell: Callable[[str], None]) -> Non
         tell(f"quarantine: {count:,} lines would go there: {reason}")
         for reject in [r for r in rejects if r.reason == reason][:SHOWN]:
             tell(f"  {reject.position}: {reject.detail}: {reject.line[:WIDTH]!r}")
+
+
+def notify(sinks: Mapping[str, Sink], url: str, now: float, tell: Callable[[str], None]) -> int:
+    """Send a test message through every sink; 1 where one did not take it, else 0."""
+    body = msgspec.json.encode(
+        {
+            "message": f"test-{int(now)}",
+            "kind": "test",
+            "id": "0" * 16,
+            "time": rfc3339(now),
+            "user": "test",
+            "state": "open",
+            "severity": "low",
+            "priority": 0.0,
+            "sessions": 0,
+            "summary": "a test message of unlike check --notify",
+            "reasons": [],
+            "url": url,
+        }
+    )
+    failed = 0
+    for name, sink in sinks.items():
+        try:
+            sink.send(body)
+            tell(f"{name}: arrived")
+        except DeliveryError as error:
+            failed = 1
+            tell(f"{name}: did not arrive: {error}")
+    return failed

@@ -32,7 +32,7 @@ EXAMPLES = {
     "unlike alerts confirm 1f3a --why 'she called'\nunlike alerts dismiss 1f3a --scope value --facet device --value pixel-9\n"
     "unlike alerts undo 1f3a\nunlike alerts digest",
     "review": "unlike review token ann --role analyst --config unlike.toml\nunlike review open --config unlike.toml",
-    "check": "unlike check --config unlike.toml\nunlike check events.jsonl",
+    "check": "unlike check --config unlike.toml\nunlike check events.jsonl\nunlike check --notify --config unlike.toml",
 }
 
 
@@ -148,6 +148,7 @@ def parser() -> argparse.ArgumentParser:
     check = command("check", "validate settings, and say what is understood of a sample of events", _check)
     check.add_argument("events", nargs="*", metavar="EVENTS")
     check.add_argument("--sample", type=int, default=100_000, metavar="N", help="events to read at most (default 100,000)")
+    check.add_argument("--notify", action="store_true", help="send a test message through every way out, and nothing else")
     return top
 
 
@@ -478,7 +479,13 @@ def _review(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from detector.checking import check
 
-    return check(_settings(options), options.events, options.sample, time.time(), print)
+    settings = _settings(options)
+    if options.notify:
+        from detector.app import sinks_of
+        from detector.checking import notify
+
+        return notify(sinks_of(settings), settings.review.url, time.time(), print)
+    return check(settings, options.events, options.sample, time.time(), print)
 
 
 if __name__ == "__main__":

@@ -53,4 +53,8 @@ class AnswerError(UnlikeError):
 
 
 class DeliveryError(UnlikeError):
-    """A sink did not take an alert."""
+    """A sink did not take a message."""
+
+
+class RefusedError(DeliveryError):
+    """A sink will never take this message."""

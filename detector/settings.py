@@ -149,6 +149,18 @@ class ReviewSettings(Section, frozen=True):
     allow_remote: bool = False  # listening off loopback needs this and an https url
 
 
+class NotifySettings(Section, frozen=True):
+    """A way out for messages, besides alerts.file and alerts.log."""
+
+    kind: Literal["webhook", "alertmanager", "apprise", "syslog", "ocsf", "ecs"] = "webhook"
+    name: str = ""  # of the sink, in metrics and the outbox; the kind where it is empty
+    url: str = ""  # where to: https://…, udp://host:port, an apprise address, or the path of a file
+    secret_file: str = ""  # webhook: signs with what is in it; apprise: the whole address is in it
+    min_severity: Literal["low", "medium", "high", "critical"] = "low"
+    messages: tuple[Literal["opened", "raised", "closed"], ...] = ("opened", "raised", "closed")
+    timeout: Duration = Duration(10)  # a receiver that takes longer holds up the others
+
+
 class MetricsSettings(Section, frozen=True):
     """Where metrics are served."""
 
@@ -175,6 +187,7 @@ class Settings(Section, frozen=True):
     training: TrainingSettings = TrainingSettings()
     history: HistorySettings = HistorySettings()
     alerts: AlertSettings = AlertSettings()
+    notify: tuple[NotifySettings, ...] = ()
     incidents: IncidentSettings = IncidentSettings()
     impact: ImpactSettings = ImpactSettings()
     review: ReviewSettings = ReviewSettings()
@@ -240,10 +253,11 @@ def settings_table() -> str:
 
 
 def all_settings() -> list[tuple[str, object]]:
-    """Every key with its default, sources as `source.key` (they repeat: one `[[source]]` each)."""
+    """Every key with its default, blocks that repeat (`[[source]]`, `[[notify]]`) once."""
     out: list[tuple[str, object]] = []
     for section in msgspec.structs.fields(Settings):
-        default = SourceSettings() if section.name == "source" else getattr(Settings(), section.name)
+        blocks = {"source": SourceSettings(), "notify": NotifySettings()}
+        default = blocks.get(section.name, getattr(Settings(), section.name))
         if isinstance(default, Section):
             out += [(f"{section.name}.{f.name}", getattr(default, f.name)) for f in msgspec.structs.fields(type(default))]
         else:

@@ -92,7 +92,7 @@ def test_an_alert_for_a_sink_that_is_gone_is_a_dead_letter_that_says_so() -> Non
     outbox = filled("gone", "a")
     report = deliver(outbox, {"a": MemorySink()}, 0.0, SETTINGS)
     assert (report.sent, report.dead) == (1, 1)
-    assert outbox.dead == {0: "alert alert0: no sink is called 'gone', expected one of ['a']"}
+    assert outbox.dead == {0: "message alert0: no sink is called 'gone', expected one of ['a']"}
 
 
 def test_a_failing_sink_does_not_hold_up_the_other() -> None:
