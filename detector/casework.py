@@ -27,13 +27,14 @@ from detector.guidance import EVERYONE, Allowance, Guidance, Known, Lesson, cove
 from detector.opened import open_from_bytes, open_to_bytes
 from detector.pack import Pack
 from detector.profiles import Profiles, from_bytes, lookup, to_bytes
-from detector.records import Alert, Answer, Batch, Changes, Incident, Verdict
+from detector.records import Alert, Answer, Batch, Changes, Incident, Label, Verdict
 from detector.sessions import Sessions, concat, empty, take
 from detector.settings import Settings
 
 RARE = 0.001  # a value that so small a share of everybody's is can link accounts
 ALIKE = 0.9  # cosine of two sessions' embeddings from which their incidents are linked
 LINKED_WITHIN = 30 * 86400.0  # seconds
+FOUND = 2.0  # what a label is worth where a person found the session, rather than the detector
 OTHERWISE = 3  # reasons without which an alert is scored again
 
 
@@ -252,6 +253,18 @@ def stakes_of(settings: Settings) -> Stakes | None:
     accounts = {user: weight for path, weight in impact.lists.items() for user in impact.read(path)}
     values = {(name, value): w for (name, _, value), w in ((pair.partition("="), w) for pair, w in impact.weights.items())}
     return Stakes(accounts, values, impact.sensitive, tuple(map(frozenset, impact.chain)), impact.chain_weight)
+
+
+def labels_of(cases: Mapping[str, Case], shown_for: Mapping[str, str]) -> dict[tuple[str, float], Label]:
+    """(account, start) -> whose a session was, by the answers that hold; shown_for: incident -> why it was shown."""
+    out: dict[tuple[str, float], Label] = {}
+    for user, case in cases.items():
+        for answer in case.answers:
+            if user != EVERYONE and answer.kind in ("confirm", "dismiss") and not answer.undone:
+                found = shown_for.get(answer.incident) == "similar"
+                label = Label(answer.kind == "dismiss", FOUND if found else 1.0)
+                out |= {(user, start): label for _, start in answer.sessions}
+    return out
 
 
 def mutes(case: Case | None) -> list[Answer]:

@@ -15,7 +15,7 @@ from detector import __version__
 from detector.errors import SettingsError, UnlikeError
 
 if TYPE_CHECKING:
-    from detector.records import Batch
+    from detector.records import Batch, Label
     from detector.settings import Settings
 
 EXAMPLES = {
@@ -215,12 +215,15 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _history(settings: Settings, events: Sequence[str], until: float) -> tuple[Batch, dict[tuple[str, float], float]]:
-    """All events before `until` of files, or of the stored history where none are named; and the sessions in doubt, if known."""
+def _history(
+    settings: Settings, events: Sequence[str], until: float
+) -> tuple[Batch, dict[tuple[str, float], float], dict[tuple[str, float], Label]]:
+    """All events before `until` of files, or of the stored history where none are named; if known, doubt and labels of sessions."""
     import msgspec
 
     from detector import history
     from detector.belief import DOUBTED
+    from detector.casework import Case, labels_of
     from detector.cycle import select
     from detector.lines import seconds
     from detector.settings import SourceSettings
@@ -228,6 +231,7 @@ def _history(settings: Settings, events: Sequence[str], until: float) -> tuple[B
     from detector.stores import SqliteStore
 
     doubtful: dict[tuple[str, float], float] = {}
+    labels: dict[tuple[str, float], Label] = {}
     if events:
         fields = settings.source[0] if settings.source else SourceSettings()
         chunks = read_all(events, fields, settings.events, settings.cycle.batch_events, time.time())
@@ -237,8 +241,10 @@ def _history(settings: Settings, events: Sequence[str], until: float) -> tuple[B
         batches = list(history.read(store, Path(settings.state.folder), until=until))
         judged = [msgspec.json.decode(body) for body in store.verdicts(float("-inf"), until)]
         doubtful = {(v["user"], seconds(v["start"])): v["belief"] for v in judged if v["belief"] >= DOUBTED}
+        cases = {user: msgspec.msgpack.decode(body, type=Case) for user, body in store.cases().items()}
+        labels = labels_of(cases, {i.id: i.shown_for for i in store.incidents()})
         store.close()
-    return history.concat([select(b, b.time < until) for b in batches]), doubtful
+    return history.concat([select(b, b.time < until) for b in batches]), doubtful, labels
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -248,7 +254,7 @@ def _train(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     until = _time(options.until, "--until") if options.until else float("inf")
-    past, doubtful = _history(settings, options.events, until)
+    past, doubtful, labels = _history(settings, options.events, until)
     folder = packs_folder(settings)
     installed = pack.installed(folder)
     old = None
@@ -258,7 +264,7 @@ def _train(options: argparse.Namespace) -> int:
         except PackError as error:
             say(f"unlike: the present pack is not readable and is not compared with: {error}")
     trusted = old.trusted_until if old is not None else until if options.until else None
-    new = training.train(past, settings.attributes, settings.session, settings.training, settings.seed, trusted, doubtful)
+    new = training.train(past, settings.attributes, settings.session, settings.training, settings.seed, trusted, doubtful, labels)
     folder.mkdir(parents=True, exist_ok=True)
     pack.save(new, folder)
     for line in training.report_lines(new.report):
@@ -331,7 +337,7 @@ def _rehearse(options: argparse.Namespace) -> int:
     hold = held_back(options.held_back)
     if options.takeovers is not None and options.takeovers < 1:
         raise SettingsError(f"--takeovers {options.takeovers}: expected at least 1")
-    log, doubtful = _history(settings, options.events, float("inf"))
+    log, doubtful, _ = _history(settings, options.events, float("inf"))
     with progress_bars() as progress:
         found = rehearse(
             log, settings, time.time(), hold=hold, each=options.takeovers, doubtful=doubtful, tell=say, progress=progress

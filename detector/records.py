@@ -159,6 +159,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     known: tuple[Any, ...] = ()  # of a dismissal: what they did (see guidance.Known)
 
 
+@dataclass(frozen=True)
+class Label:
+    """What people said of a past session, for training."""
+
+    owner: bool
+    weight: float = 1.0  # more where a person found it than where the detector showed it, which sees its own choice again
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the audit. `hash` covers the line and the hash of the one before (see alerts.audit)."""
 

@@ -34,7 +34,7 @@ from detector.facets import Facets, as_number, as_sessions, discover, observe
 from detector.pack import Pack, content_id
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
 from detector.profiles import take as take_profiles
-from detector.records import Batch
+from detector.records import Batch, Label
 from detector.sessions import Sessions, assign, close_time, combine, empty, take, with_volume
 from detector.settings import SessionSettings, TrainingSettings
 
@@ -52,6 +52,8 @@ LEAST_GAIN = 0.005  # of AUC: a larger blend must earn its place
 SAMPLE_EVENTS = 50_000  # attributes' kinds are found out from so many
 TEXT_BYTES = 48
 NO_DOUBT: Mapping[tuple[str, float], float] = MappingProxyType({})
+NO_LABELS: Mapping[tuple[str, float], Label] = MappingProxyType({})
+TRUE, HARD = 25.0, 5.0  # simulated takeovers that a confirmed one is worth; owners' sessions that a dismissed one is worth
 
 
 @dataclass(frozen=True)
@@ -106,18 +108,23 @@ def train(
     seed: int,
     trusted_until: float | None = None,
     doubtful: Mapping[tuple[str, float], float] = NO_DOUBT,
+    labels: Mapping[tuple[str, float], Label] = NO_LABELS,
 ) -> Pack:
     """A pack from a history of events in the order of their arrival. Raises TrainingError where there is too little.
 
     trusted_until: sessions that ended before it are learnt without doubt; the end of this history where None. doubtful: (user,
     start) -> belief, of sessions judged before: likely thieves' teach nothing, and all but certain ones' set no reference either.
+    labels: (user, start) -> what people said of a session, which goes before doubt: a confirmed takeover teaches the fusion.
     """
     if not len(batch):
         raise TrainingError(f"no events to learn from; {limits.min_sessions} sessions of {limits.min_accounts} accounts are needed")
     found = find_facets(batch, kinds)
     table = sessions_of(batch, found, rules)
     found, table = _without_constants(found, table)
+    told = [labels.get(pair) for pair in zip(table.user, table.start.tolist(), strict=True)]
     doubt = np.array([doubtful.get(pair, 0.0) for pair in zip(table.user, table.start.tolist(), strict=True)])
+    doubt = np.array([d if label is None else float(not label.owner) for d, label in zip(doubt, told, strict=True)])
+    said = _Said.of(table, told)
     table, doubt = take(table, np.flatnonzero(doubt < belief.CERTAIN)), doubt[doubt < belief.CERTAIN]
     table = take(table, np.arange(max(0, len(table) - limits.max_sessions), len(table)))
     users, account = np.unique(table.user.astype(str), return_inverse=True)
@@ -133,7 +140,7 @@ def train(
     table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
     first = _fit_model(found, take(table, np.arange(cut)), account[:cut], len(users), seed)
     first = replace(first, population=_with_predictive(first, table, account, cut, seed))
-    judged, scores, ps, report = _fit_fusion(first, table, account, cut, late, len(users), seed)
+    judged, scores, ps, report = _fit_fusion(first, table, account, cut, late, users, said, seed)
     final = _fit_model(found, table, account, len(users), seed)
     fitted = {name: getattr(first.population, name) for name in ("discount", "strength", "blend")}
     population = replace(final.population, **fitted)
@@ -422,7 +429,8 @@ def _fit_fusion(
     account: np.ndarray,
     cut: int,
     late: tuple[Sessions, np.ndarray],
-    accounts: int,
+    users: np.ndarray,
+    said: _Said,
     seed: int,
 ) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, dict[str, Any]]:
     """Fusion, reference of scores and p-values of the later part of history (of its last sessions), and what separates how well.
@@ -430,7 +438,7 @@ def _fit_fusion(
     Sessions from `cut` on are judged; references of scores come from `late`, which holds sessions in doubt, too, as lived through.
     """
     rng = np.random.default_rng(seed)
-    nothing = blank(accounts, model.shape, 0.0)
+    nothing = blank(len(users), model.shape, 0.0)
     warm = _walk(model, take(table, np.arange(cut)), account[:cut], nothing)[0]
     judged = np.arange(max(cut, len(table) - ENOUGH_SESSIONS), len(table))
     some, mine = take(table, judged), account[judged]
@@ -440,7 +448,17 @@ def _fit_fusion(
     own = _joined([known for _, known, _ in walks])
     bad = _joined([taken for _, _, taken in walks if taken is not None])
     weight = np.array([attacks.PRIOR[attacks.KINDS[k]] for k in bad.kind])
-    fitted, strangeness = fusion.fit(own.channels, (own.history, own.events), bad.channels, (bad.history, bad.events), weight, seed)
+    thieves, worth = _labelled(model, said, False, users, warm)
+    owners, times = _labelled(model, said, True, users, warm)
+    again = np.repeat(np.arange(len(times)), (HARD * times).astype(int))  # an owner's session that alarmed is worth more than most
+    fitted, strangeness = fusion.fit(
+        np.concatenate([own.channels, owners.channels[again]]),
+        (np.concatenate([own.history, owners.history[again]]), np.concatenate([own.events, owners.events[again]])),
+        np.concatenate([bad.channels, thieves.channels]),
+        (np.concatenate([bad.history, thieves.history]), np.concatenate([bad.events, thieves.events])),
+        np.concatenate([weight, TRUE * worth]),
+        seed,
+    )
     lived = [_walk(model, take(late[0], all_late), late[1][all_late], start, fitted=fitted)[1] for start in starts]
     scores = fusion.references_by_history(_joined(lived).score, _joined(lived).history)
     taken, n = walks[0][2], len(some)
@@ -457,6 +475,35 @@ def _fit_fusion(
     }
     ps = np.exp(-fusion.by_history(scores, lived[0].score, lived[0].history))
     return fitted, scores, ps, report
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Sessions that people spoke of."""
+
+    table: Sessions
+    owner: np.ndarray  # (S,) bool
+    weight: np.ndarray  # (S,)
+
+    @staticmethod
+    def of(table: Sessions, told: Sequence[Label | None]) -> _Said:
+        rows = np.array([s for s, label in enumerate(told) if label is not None], np.int64)
+        known = [label for label in told if label is not None]
+        return _Said(take(table, rows), np.array([x.owner for x in known], bool), np.array([x.weight for x in known]))
+
+
+def _labelled(model: _Model, said: _Said, owner: bool, users: np.ndarray, warm: Profiles) -> tuple[_Sample, np.ndarray]:
+    """Channels of the owners' or the thieves' sessions against the profiles of the earlier part, and their weights."""
+    at = np.minimum(np.searchsorted(users, said.table.user.astype(str)), len(users) - 1)
+    known = (users[at] == said.table.user.astype(str)) & (warm.history[at] > 0) & (said.owner == owner)
+    if owner:
+        known &= said.table.end > warm.last[at]  # what a profile has learnt already says nothing
+    rows = np.flatnonzero(known)
+    some, mine = take(said.table, rows), take_profiles(warm, at[rows])
+    measured = encoder.measures(some, model.population.centre, model.population.spread)
+    peers = peer_log_likelihood(some, model.population, model.shape.facets)
+    nats = channels(some, mine, encoder.encode(model.model, some, measured), peers, model.population, model.facets.number)
+    return _Sample(nats, mine.history, some.events, np.empty(0), np.empty(0)), said.weight[rows]
 
 
 def _joined(samples: list[_Sample]) -> _Sample:

@@ -9,14 +9,15 @@ import pytest
 from alerts.audit import broken
 from detector import history
 from detector.answering import answer, open_similar, preview, undo, unmute
-from detector.casework import shown, would_alarm
+from detector.casework import labels_of, shown, would_alarm
 from detector.cycle import Engine, move
 from detector.errors import AnswerError, UnknownError
 from detector.guidance import EVERYONE, Allowance, Guidance, exempt, lessons
 from detector.pack import Pack
-from detector.records import Batch, Changes, Chunk, Incident
-from detector.settings import load
+from detector.records import Batch, Changes, Chunk, Incident, Label
+from detector.settings import SessionSettings, TrainingSettings, load
 from detector.stores import MemoryStore
+from detector.training import train
 from tests.logs import DAY, START, batch_of, part, rows_of_people, stolen
 
 SETTINGS = load(overrides=["alerts.per_day=3"], environment={})
@@ -273,3 +274,39 @@ def test_a_wrong_answer_is_refused_and_changes_nothing(robbed: Batch, trained: P
     assert the_theft(engine) == incident
     with pytest.raises(UnknownError):
         answer(engine, "0" * 16, {"kind": "confirm"}, "eve", NOW)
+
+
+def test_answers_are_lessons_for_the_next_training(trained: Pack) -> None:
+    rows = rows_of_people(14, 40)
+    rows += [r | {"device": "tor"} for r in stolen(rows, "u03", "u08", START + 36 * DAY + 3 * 3600)]
+    rows += [r | {"device": "lent"} for r in stolen(rows, "u05", "u09", START + 37 * DAY + 3 * 3600)]
+    log = batch_of(sorted(rows, key=lambda r: float(str(r["time"]))))
+    theft, loan = ("u03", START + 36 * DAY + 3 * 3600), ("u05", START + 37 * DAY + 3 * 3600)
+
+    def learnt(doubtful: dict[tuple[str, float], float], labels: dict[tuple[str, float], Label]) -> tuple[set[str], Pack]:
+        pack = train(log, {}, SessionSettings(), TrainingSettings(), 0, None, doubtful, labels)
+        return {bytes(t).decode() for t in pack.population.vocabulary_text}, pack
+
+    known, plain = learnt({loan: 0.99}, {})
+    assert ("tor" in known, "lent" in known) == (True, False)
+    known, told = learnt({loan: 0.99}, {theft: Label(False), loan: Label(True)})
+    assert ("tor" in known, "lent" in known) == (False, True)
+    assert told.id != plain.id
+
+
+def test_labels_come_from_the_answers_that_hold_and_weigh_more_where_a_person_found_the_session(
+    robbed: Batch, trained: Pack
+) -> None:
+    engine = lived(robbed, trained)
+    incident = the_theft(engine)
+    answer(engine, incident.id, {"kind": "confirm"}, "eve", NOW)
+    free = [r for r in engine.store.remembered() if r.user not in {i.user for i in engine.store.incidents()}]
+    (found,) = open_similar(engine, incident.id, [free[0].number], "eve", "", NOW)
+    answer(engine, found.id, {"kind": "dismiss"}, "eve", NOW)
+    assert engine.casework is not None
+    why = {i.id: i.shown_for for i in engine.store.incidents()}
+    labels = labels_of(engine.casework.cases, why)
+    assert labels["u03", THEFT] == Label(False, 1.0)
+    assert labels[found.user, free[0].start] == Label(True, 2.0)
+    undo(engine, incident.id, "eve", "", NOW)
+    assert ("u03", THEFT) not in labels_of(engine.casework.cases, why)

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,15 @@ from typing import Any
 
 import pytest
 
+from alerts import control
+from alerts.audit import broken
+from detector.answering import relearn
+from detector.cycle import Engine
+from detector.errors import UnlikeError
 from detector.lines import rfc3339
+from detector.pack import load as load_pack
+from detector.profiles import to_bytes
+from detector.settings import load
 from detector.stores import SqliteStore
 from tests.logs import DAY, START, rows_of_people, stolen
 from tests.servers import free_port, get, prometheus, query, until
@@ -95,10 +104,11 @@ def everything(state: Path) -> dict[str, Any]:
     store = SqliteStore.reader(state)
     try:
         engine = json.loads(store.engine() or b"{}")
-        delivered = [json.loads(line)["id"] for line in (state / "alerts.jsonl").read_text().splitlines()]
+        delivered = [json.loads(line)["message"] for line in (state / "alerts.jsonl").read_text().splitlines()]
         return {
             "verdicts": sorted(store.verdicts(-1e18, 1e18)),
             "alerts": sorted(store.alerts(10_000)),
+            "incidents": [(i, store.members(i.id)) for i in store.incidents()],
             "profiles": list(store.all_accounts()),
             "counters": engine["counters"],
             "clock": engine["newest"],
@@ -170,6 +180,49 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(daemon: Running, 
     until(lambda: daemon.metric("unlike_outbox_alerts") == 0 and daemon.metric("unlike_queue_bytes") == 0, 30)
     assert daemon.stop()[0] == 0
     assert everything(daemon.state) == undisturbed
+
+
+def test_no_answer_is_lost_or_doubled_by_kills_while_people_answer(daemon: Running, pack: Path) -> None:
+    """Somebody confirms and dismisses, again and again, while the daemon is killed; what was acknowledged is there once."""
+    rng, lines, given = random.Random(11), log_lines(), 0
+    daemon.log.write_bytes(b"\n".join(lines) + b"\n")
+    daemon.start()
+    until(lambda: (daemon.metric("unlike_event_clock_timestamp_seconds") or 0) >= START + 41 * DAY, 90)
+    ids = [i["id"] for i in control.call(daemon.state, "GET", "/incidents?limit=500")["incidents"]]
+    told: dict[str, int] = dict.fromkeys(ids, 0)
+    for _ in range(KILLS):
+        doomed = threading.Timer(rng.uniform(0.05, 0.6), lambda: daemon.process and daemon.process.kill())
+        doomed.start()
+        while doomed.is_alive() or (daemon.process is not None and daemon.process.poll() is None):
+            id_, kind = rng.choice(ids), rng.choice(["confirm", "dismiss"])
+            try:
+                control.call(daemon.state, "POST", f"/incidents/{id_}/answer", {"kind": kind, "why": f"answer {given}"})
+            except UnlikeError:
+                break  # it was killed: nobody knows whether this one was taken
+            finally:
+                given += 1
+            told[id_] += 1
+        doomed.join()
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        until(lambda: daemon.metric("unlike_events_total") is not None, 60)
+    assert daemon.stop()[0] == 0
+    store = SqliteStore(daemon.state)
+    try:
+        engine = Engine(store, load_pack(pack), load(daemon.config, environment={}), [])
+        whys = [e.why for e in store.entries(0, 10_000) if e.what in ("confirm", "dismiss")]
+        assert len(whys) == len(set(whys))
+        assert sum(told.values()) <= len(whys) <= sum(told.values()) + KILLS
+        assert broken(store.entries(0, 10_000), engine.state.audit) == ""
+        assert engine.casework is not None
+        answers = {a.why for case in engine.casework.cases.values() for a in case.answers}
+        assert answers == set(whys)
+        for user, case in engine.casework.cases.items():
+            learnt = relearn(engine, user, {user: case})
+            if learnt is not None:  # the memory of the account is what the answers make of it
+                assert to_bytes(learnt)[0] == store.accounts([user])[user]
+    finally:
+        store.close()
 
 
 def test_a_daemon_is_scraped_by_a_real_prometheus_and_leaves_in_time(daemon: Running, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The kill test with 50 kills: python tests/bench/kill.py"""
+"""The kill tests, of the log and of answers, with 50 kills each: python tests/bench/kill.py"""
 
 import os
 import sys
@@ -8,5 +8,9 @@ import pytest
 
 if __name__ == "__main__":
     os.environ["KILLS_OF_THE_DAEMON"] = "50"
-    test = "test_nothing_is_lost_or_doubled_by_kills_at_random_moments"
-    sys.exit(pytest.main(["-v", "--timeout=1200", f"{Path(__file__).parents[1] / 'test_daemon.py'}::{test}"]))
+    tests = (
+        "test_nothing_is_lost_or_doubled_by_kills_at_random_moments",
+        "test_no_answer_is_lost_or_doubled_by_kills_while_people_answer",
+    )
+    daemon = Path(__file__).parents[1] / "test_daemon.py"
+    sys.exit(pytest.main(["-v", "--timeout=1200", *(f"{daemon}::{test}" for test in tests)]))
