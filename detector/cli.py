@@ -120,6 +120,17 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--report", metavar="FILE.html", help="also write the table and plots to a single file")
     rehearse.add_argument("--seed", type=int, help="overrides the setting `seed`")
 
+    _reviewing(command)
+
+    check = command("check", "validate settings, and say what is understood of a sample of events", _check)
+    check.add_argument("events", nargs="*", metavar="EVENTS")
+    check.add_argument("--sample", type=int, default=100_000, metavar="N", help="events to read at most (default 100,000)")
+    check.add_argument("--notify", action="store_true", help="send a test message through every way out, and nothing else")
+    return top
+
+
+def _reviewing(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands of people who review."""
     alerts = command(
         "alerts",
         "the incidents of a state folder: list them, show one, find sessions like it, answer it; the day's digest",
@@ -144,12 +155,6 @@ def parser() -> argparse.ArgumentParser:
     review.add_argument("name", nargs="?", help="token: whose; open: the id of an incident")
     review.add_argument("--role", choices=("viewer", "analyst", "admin"), default="analyst")
     review.add_argument("--revoke", action="store_true", help="the name's token holds no more")
-
-    check = command("check", "validate settings, and say what is understood of a sample of events", _check)
-    check.add_argument("events", nargs="*", metavar="EVENTS")
-    check.add_argument("--sample", type=int, default=100_000, metavar="N", help="events to read at most (default 100,000)")
-    check.add_argument("--notify", action="store_true", help="send a test message through every way out, and nothing else")
-    return top
 
 
 def _settings(options: argparse.Namespace) -> Settings:

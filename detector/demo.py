@@ -186,13 +186,17 @@ def _tell(store: Watched, settings: Settings, town: Town, out: Console, took: fl
     if keep:
         out.print(f"look next: unlike alerts --set state.folder={keep}", highlight=False)
         out.print(f"           unlike alerts show ID --set state.folder={keep}", highlight=False)
-        out.print("           unlike demo --keep DIR --serve serves metrics", highlight=False)
+        out.print("           unlike demo --keep DIR --serve serves metrics and the review page", highlight=False)
     else:
-        out.print("look next: unlike demo --keep DIR keeps the state for `unlike alerts`; --serve serves metrics", highlight=False)
+        out.print(
+            "look next: unlike demo --keep DIR keeps the state for `unlike alerts`; --serve serves metrics and the review page",
+            highlight=False,
+        )
 
 
 def _serve(settings: Settings, out: Console) -> None:
     """Stay up as a daemon on the state, until interrupted."""
     daemon = Daemon(settings, lambda: settings, unlike_command(), sources=[])
     out.print(f"serving http://{settings.metrics.listen}/metrics until interrupted", highlight=False)
+    out.print(f"review: unlike review open --set state.folder={settings.state.folder}", highlight=False)
     daemon.run()

@@ -73,6 +73,7 @@ def replay(
         waiting.append(chunk)
         if len(chunk.batch) and chunk.batch.time.max() >= train_until:
             break
+    retrain = pack is None and settings.training.every > 0 and settings.training.growth > 0
     if pack is None:
         history = [select(c.batch, c.batch.time < train_until) for c in waiting if len(c.batch)]
         if not sum(map(len, history)):
@@ -82,7 +83,6 @@ def replay(
         )
         for line in training.report_lines(pack.report):
             tell(line)
-    retrain = settings.training.every > 0 and settings.training.growth > 0
     packs, told, alerts = [pack.id], 0, 0
 
     doubtful: dict[tuple[str, float], float] = {}

@@ -12,7 +12,7 @@ from detector.cycle import Engine
 from detector.pack import Pack
 from detector.records import Batch, Chunk
 from detector.settings import Settings, load
-from detector.stores import MemoryStore
+from detector.stores import MemoryStore, Store
 from tests.logs import DAY, START, batch_of, part, rows_of_people, stolen
 
 SETTINGS = load(overrides=["alerts.per_day=3"], environment={})
@@ -30,12 +30,15 @@ def later(hostile: bool = False) -> Batch:
     return batch_of(sorted(rows, key=lambda r: float(str(r["time"]))))
 
 
-def lived(batch: Batch, pack: Pack, size: int = 100, settings: Settings = SETTINGS, until: float = np.inf) -> Engine:
-    """An engine after the events before `until`."""
-    engine = Engine(MemoryStore(), pack, settings, ["memory"])
-    for low in range(0, len(batch), size):
-        piece = part(batch, slice(low, low + size))
-        engine.run("log", Chunk(part(piece, piece.time < until), (), {"row": low + size}, False), NOW)
+def lived(
+    batch: Batch, pack: Pack, size: int = 100, settings: Settings = SETTINGS, until: float = np.inf, store: Store | None = None
+) -> Engine:
+    """An engine after the events before `until`; on a store that has seen some of them, those alone that are new."""
+    engine = Engine(store or MemoryStore(), pack, settings, ["memory"])
+    begin = int(str(engine.store.positions().get("log", {}).get("row", 0)))
+    for low in range(begin, int((batch.time < until).sum()), size):
+        piece = part(batch, slice(low, min(low + size, int((batch.time < until).sum()))))
+        engine.run("log", Chunk(piece, (), {"row": low + len(piece)}, False), NOW)
     return engine
 
 

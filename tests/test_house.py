@@ -19,6 +19,7 @@ CORE = {
     "belief": set(),
     "drift": {"sessions"},
     "neighbours": set(),
+    "guidance": {"sessions", "facets"},
 }
 EVERYBODY = {"records", "errors"}
 BANNED_IN_CORE = {"time", "datetime", "random", "logging", "structlog", "sqlite3", "socket", "prometheus_client", "threading", "os"}

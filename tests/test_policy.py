@@ -61,7 +61,7 @@ def test_only_verdicts_that_become_alerts_are_described() -> None:
 
     def describe(verdict: Verdict) -> dict[str, dict[str, object]]:
         asked.append(verdict.user)
-        return {"device": {"seen": ["Nokia"], "last_seen": None}}
+        return {"device": {"seen": [("Nokia", 1)], "last_seen": None}}
 
     calm = replace(VERDICT, user="bob", p=0.5)
     (alert,) = raise_alerts([calm, VERDICT], POLICY.threshold, 200.0, describe=describe)

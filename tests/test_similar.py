@@ -109,14 +109,18 @@ def test_a_session_that_has_not_ended_is_not_compared(folder: Path) -> None:
 
 
 def test_the_command_shows_them_on_a_terminal_and_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mark, state = alert_id("u03", None, WHEN["u03"]), f"state.folder={folder}"
+    store, state = SqliteStore.reader(folder), f"state.folder={folder}"
+    (mark,) = [i.id for i in store.incidents(user="u03") if (None, WHEN["u03"]) in store.members(i.id)]
+    store.close()
     assert main(["alerts", "similar", mark[:12], "--limit", "2", "--set", state]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(any(user in line for line in lines) for user in ("u05", "u09"))
     assert main(["alerts", "similar", mark, "--limit", "3", "--json", "--set", state]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [set(f) for f in found] == [{"user", "session", "start", "end", "likeness", "p", "belief", "alert"}] * 3
+    assert [set(f) for f in found] == [
+        {"user", "session", "start", "end", "likeness", "p", "belief", "alert", "number", "incident"}
+    ] * 3
     assert main(["alerts", "similar", "--set", state]) == 2
     assert main(["alerts", "similar", mark, "--limit", "0", "--set", state]) == 2
     assert main(["alerts", "similar", "none", "--set", state]) == 1
