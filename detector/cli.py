@@ -308,6 +308,7 @@ def _packs(options: argparse.Namespace) -> int:
 
 def _replay(options: argparse.Namespace) -> int:
     from detector import pack
+    from detector.ahead import ahead
     from detector.replay import replay, write_alert, write_verdict
     from detector.settings import SourceSettings
     from detector.sources import read_all
@@ -316,7 +317,7 @@ def _replay(options: argparse.Namespace) -> int:
     until = _time(options.train_until, "--train-until")
     fields = settings.source[0] if settings.source else SourceSettings()
     now = time.time()
-    chunks = read_all(options.events, fields, settings.events, settings.cycle.batch_events, now)
+    chunks = ahead(lambda: read_all(options.events, fields, settings.events, settings.cycle.batch_events, now))
     given = pack.load(Path(options.pack)) if options.pack else None
     with contextlib.ExitStack() as stack:
         verdicts = write_verdict(stack.enter_context(output(options.verdicts)))

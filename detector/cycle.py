@@ -53,18 +53,37 @@ def select(batch: Batch, rows: np.ndarray) -> Batch:
 
 
 def fingerprints(batch: Batch) -> np.ndarray:
-    """(E,) int64: the log's own id of an event, or its whole content where there is none."""
-    names = sorted(batch.attributes)
-    columns = [batch.attributes[n] for n in names]
-    out = np.empty(len(batch), np.int64)
-    for e in range(len(batch)):
-        if batch.event_id[e] is not None:
-            content = f"id\0{batch.user[e]}\0{batch.event_id[e]}"
-        else:
-            values = "\0".join(f"{n}={c[e]!r}" for n, c in zip(names, columns, strict=True) if c[e] is not None)
-            content = f"{batch.time[e]!r}\0{batch.user[e]}\0{batch.session[e]}\0{values}"
-        out[e] = int.from_bytes(blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little", signed=True)
-    return out
+    """(E,) int64: the log's own id of an event, or its whole content where there is none.
+
+    Each distinct value is hashed once; the hashes of an event's values, time included, are added up and mixed. A value that is not
+    there adds nothing, so it does not matter which attributes other events of the batch have.
+    """
+    total = _mixed(batch.time.view(np.uint64) ^ _hash("time"))
+    named = np.array([id_ is not None for id_ in batch.event_id], bool)
+    for name, column in {"user": batch.user, "session": batch.session, **{f"={n}": c for n, c in batch.attributes.items()}}.items():
+        total += _hashes(name, column)
+    if named.any():
+        by_id = _hashes("user", batch.user) + _hashes("id", batch.event_id)
+        total = np.where(named, by_id, total)
+    return _mixed(total).view(np.int64)
+
+
+def _hashes(name: str, column: np.ndarray) -> np.ndarray:
+    """(E,) uint64: the hash of each value of a column; 0 for None."""
+    index: dict[object, int] = {}
+    codes = np.fromiter((index.setdefault(value, len(index)) for value in column.tolist()), np.int64, len(column))
+    return np.array([0 if value is None else _hash(f"{name}\0{value!r}") for value in index], np.uint64)[codes]
+
+
+def _hash(content: str) -> np.uint64:
+    return np.uint64(int.from_bytes(blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"))
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """(E,) uint64, each bit of which depends on all bits of its own (the finaliser of SplitMix64, Steele 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 @dataclass

@@ -14,9 +14,10 @@ Axes: S sessions, T tokens, V vocabulary, F text facets, N numbers (volume inclu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy import special, stats
+from scipy import sparse, special, stats
 
 from detector.profiles import Profiles, lookup
 from detector.sessions import Sessions, with_volume
@@ -48,6 +49,11 @@ class Population:
     cohort: np.ndarray  # (C, D) float32: sessions of many accounts
     peer_centre: np.ndarray  # (J, D) float32: long-term embeddings of the peers
 
+    @cached_property
+    def wide_log_peer(self) -> np.ndarray:
+        """(V+F, J) float64: `log_peer` in the width that sums are made in."""
+        return self.log_peer.astype(np.float64)
+
     @property
     def spread(self) -> np.ndarray:
         """(N,) a typical standard deviation over everybody."""
@@ -62,14 +68,12 @@ def channel_names(text: tuple[str, ...], number: tuple[str, ...]) -> tuple[str, 
 
 def peer_log_likelihood(table: Sessions, population: Population, facets: int) -> np.ndarray:
     """(S, F, J): damped log-likelihood of each facet's values under each peer."""
-    weighted = table.damped[:, None] * population.log_peer[vocabulary_row(table, population)]  # (T, J)
-    out = np.zeros((len(table) * facets, population.log_peer.shape[1]))
     cell = table.row * facets + table.facet
-    if len(cell):
-        order = np.argsort(cell, kind="stable")
-        heads = np.flatnonzero(np.diff(cell[order], prepend=-1))
-        out[cell[order][heads]] = np.add.reduceat(weighted[order].astype(np.float64), heads, axis=0)
-    return out.reshape(len(table), facets, population.log_peer.shape[1])
+    order = np.argsort(cell, kind="stable")
+    ends = np.searchsorted(cell[order], np.arange(len(table) * facets + 1))
+    size = (len(table) * facets, len(population.log_peer))
+    damped = sparse.csr_array((table.damped[order], vocabulary_row(table, population)[order], ends), shape=size)
+    return (damped @ population.wide_log_peer).reshape(len(table), facets, population.log_peer.shape[1])
 
 
 def vocabulary_row(table: Sessions, population: Population) -> np.ndarray:

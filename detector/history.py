@@ -153,6 +153,11 @@ def prune(folder: str | Path, before: float) -> int:
     return len(gone)
 
 
+def pack(batch: Batch) -> bytes:
+    """All events of a batch, whatever their days; `decode` takes them back. Raises ValueError as `encode` does."""
+    return _pack(batch, np.savez)
+
+
 def _pack(batch: Batch, save: Callable[..., None]) -> bytes:
     """One dictionary of texts for all columns; numbers beside it, in the order of columns and events."""
     table: dict[str, int] = {}

@@ -1,0 +1,98 @@
+"""Reading ahead: a process of its own parses the next chunks while the present one is scored. For replays, on more than one core.
+
+Chunks come over a pipe as frames, a head in JSON and the events as `history` writes them, so nothing is loaded that could be code;
+the pipe holds the reader back when it is too far ahead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+
+from detector import errors, history
+from detector.errors import UnlikeError
+from detector.records import Chunk, Reject
+
+LENGTH = struct.Struct("<QQ")  # bytes of the head, of the events
+
+
+class Head(msgspec.Struct, frozen=True):
+    """All of a chunk but its events; or what went wrong."""
+
+    rejects: tuple[Reject, ...] = ()
+    position: dict[str, Any] = {}
+    exhausted: bool = False
+    error: str = ""
+    kind: str = ""  # of the error: a class of detector.errors
+
+
+def ahead(make: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
+    """The chunks of `make()`, in their order, made in another process. Raises the errors of ours that making them raised."""
+    if (os.cpu_count() or 1) < 2:
+        yield from make()
+        return
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(out)
+        os._exit(_tell(make, into))
+    os.close(into)
+    try:
+        with os.fdopen(out, "rb") as pipe:
+            while frame := _read(pipe):
+                head, events = frame
+                if head.error:
+                    raise getattr(errors, head.kind, UnlikeError)(head.error)
+                yield Chunk(history.decode(events, "events read ahead"), head.rejects, head.position, head.exhausted)
+    finally:
+        _end(child)
+    return
+
+
+def _tell(make: Callable[[], Iterator[Chunk]], into: int) -> int:
+    """What the other process does; its exit code. Nothing of it may outlive it, so every error becomes a frame."""
+    with os.fdopen(into, "wb") as pipe:
+        try:
+            for chunk in make():
+                head = Head(chunk.rejects, dict(chunk.position), chunk.exhausted)
+                _write(pipe, head, history.pack(chunk.batch))
+        except BrokenPipeError:
+            return 1
+        except UnlikeError as error:
+            _write(pipe, Head(error=str(error), kind=type(error).__name__), b"")
+            return 1
+        except BaseException as error:
+            _write(pipe, Head(error=f"reading ahead: {type(error).__name__}: {error}", kind="UnlikeError"), b"")
+            return 1
+    return 0
+
+
+def _write(pipe: BinaryIO, head: Head, events: bytes) -> None:
+    encoded = msgspec.json.encode(head)
+    pipe.write(LENGTH.pack(len(encoded), len(events)) + encoded)
+    pipe.write(events)
+    pipe.flush()
+
+
+def _read(pipe: BinaryIO) -> tuple[Head, bytes] | None:
+    sizes = pipe.read(LENGTH.size)
+    if not sizes:
+        return None
+    first, second = LENGTH.unpack(sizes) if len(sizes) == LENGTH.size else (0, 0)
+    head, events = pipe.read(first), pipe.read(second)
+    if len(sizes) < LENGTH.size or len(head) < first or len(events) < second:
+        raise UnlikeError("reading ahead: the reader ended before its time; was it killed?")
+    return msgspec.json.decode(head, type=Head), events
+
+
+def _end(child: int) -> None:
+    """The other process is gone when this returns, whether it was done or not."""
+    done, _ = os.waitpid(child, os.WNOHANG)
+    if not done:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
