@@ -70,8 +70,13 @@ def fingerprints(batch: Batch) -> np.ndarray:
 
 def _hashes(name: str, column: np.ndarray) -> np.ndarray:
     """(E,) uint64: the hash of each value of a column; 0 for None."""
+    values = column.tolist()
+    if set(map(type, values)) <= {float, type(None)}:
+        there = np.array([value is not None for value in values], bool)
+        numbers = np.array([0.0 if value is None else value for value in values])
+        return np.where(there, _mixed(numbers.view(np.uint64) ^ _hash(name)), np.uint64(0))
     index: dict[object, int] = {}
-    codes = np.fromiter((index.setdefault(value, len(index)) for value in column.tolist()), np.int64, len(column))
+    codes = np.fromiter((index.setdefault(value, len(index)) for value in values), np.int64, len(column))
     return np.array([0 if value is None else _hash(f"{name}\0{value!r}") for value in index], np.uint64)[codes]
 
 

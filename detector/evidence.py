@@ -54,6 +54,16 @@ class Population:
         """(V+F, J) float64: `log_peer` in the width that sums are made in."""
         return self.log_peer.astype(np.float64)
 
+    @cached_property
+    def share(self) -> np.ndarray:
+        """(V+F, J) share of a value within its facet, per peer."""
+        return np.exp(self.log_peer)
+
+    @cached_property
+    def mean_share(self) -> np.ndarray:
+        """(V+F,) the mean over the peers."""
+        return self.share.mean(axis=1)
+
     @property
     def spread(self) -> np.ndarray:
         """(N,) a typical standard deviation over everybody."""
@@ -124,8 +134,9 @@ def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, popula
 
 def base_share(table: Sessions, weight: np.ndarray, population: Population, blend: np.ndarray) -> np.ndarray:
     """(T,) probability of each value among the peers of its account, of weight (S, J), blended with everybody by `blend` (T,)."""
-    share = np.exp(population.log_peer[vocabulary_row(table, population)])  # (T, J)
-    return (1 - blend) * np.einsum("tj,tj->t", share, weight[table.row]) + blend * share.mean(axis=1)
+    row = vocabulary_row(table, population)
+    own = np.einsum("tj,tj->t", population.share[row], weight[table.row])
+    return (1 - blend) * own + blend * population.mean_share[row]
 
 
 def predictive(

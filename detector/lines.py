@@ -11,13 +11,13 @@ import msgspec
 from detector.records import Alert, Verdict
 
 TIMES = ("start", "end")
+VERDICT = tuple(f.name for f in fields(Verdict))
 
 
 def rfc3339(seconds: float) -> str:
     """Text of a time in seconds since 1970, UTC: whole seconds, or milliseconds where there are any."""
     whole = round(seconds * 1000) / 1000
-    text = datetime.fromtimestamp(whole, UTC).isoformat(timespec="seconds" if whole == int(whole) else "milliseconds")
-    return text.replace("+00:00", "Z")
+    return datetime.fromtimestamp(whole, UTC).isoformat(timespec="seconds" if whole == int(whole) else "milliseconds")[:-6] + "Z"
 
 
 def seconds(text: str) -> float:
@@ -30,8 +30,10 @@ def seconds(text: str) -> float:
 
 def verdict_dict(verdict: Verdict) -> dict[str, Any]:
     """A verdict as a JSON-able mapping, keys in the order of the record."""
-    out = {f.name: getattr(verdict, f.name) for f in fields(verdict)}
-    return out | {name: rfc3339(out[name]) for name in TIMES}
+    out: dict[str, Any] = {name: getattr(verdict, name) for name in VERDICT}
+    for name in TIMES:
+        out[name] = rfc3339(out[name])
+    return out
 
 
 def verdict_line(verdict: Verdict) -> bytes:

@@ -168,13 +168,22 @@ def _merge_values(profiles: Profiles, table: Sessions, weight: np.ndarray) -> tu
 
 def to_bytes(profiles: Profiles) -> list[bytes]:
     """One record per account: the number of values, then every column of the row, padding left out."""
-    used = (profiles.key != PAD).sum(axis=1)
-    rest = [f.name for f in fields(profiles) if f.name not in VALUE_COLUMNS]
-    out = []
-    for a, n in enumerate(used):
-        values = [getattr(profiles, c)[a, :n].tobytes() for c in VALUE_COLUMNS]
-        out.append(b"".join([int(n).to_bytes(2, "little"), *values, *(getattr(profiles, c)[a].tobytes() for c in rest)]))
-    return out
+    used = (profiles.key != PAD).sum(axis=1).tolist()
+    values = [getattr(profiles, column) for column in VALUE_COLUMNS]
+    rest = np.zeros(len(profiles), _rest_of(profiles))
+    for name in rest.dtype.names or ():
+        rest[name] = getattr(profiles, name)
+    ends, size = rest.tobytes(), rest.dtype.itemsize
+    return [
+        b"".join([n.to_bytes(2, "little"), *(column[a, :n].tobytes() for column in values), ends[a * size : (a + 1) * size]])
+        for a, n in enumerate(used)
+    ]
+
+
+def _rest_of(profiles: Profiles) -> np.dtype:
+    """One row of all columns but those of the values, packed."""
+    columns = [(f.name, getattr(profiles, f.name)) for f in fields(profiles) if f.name not in VALUE_COLUMNS]
+    return np.dtype([(name, column.dtype, column.shape[1:]) for name, column in columns])
 
 
 VALUE_COLUMNS = ("key", "weight", "facet", "seen")
@@ -183,20 +192,24 @@ VALUE_COLUMNS = ("key", "weight", "facet", "seen")
 def from_bytes(records: list[bytes | None], shape: Shape, doubt: float) -> Profiles:
     """Profiles from their records; None is an account never seen. Raises StoreDamagedError where a record does not fit the pack."""
     profiles = blank(len(records), shape, doubt)
-    rest = [f.name for f in fields(profiles) if f.name not in VALUE_COLUMNS]
-    for a, record in enumerate(records):
-        if record is None:
-            continue
-        n, at = int.from_bytes(record[:2], "little"), 2
-        pieces = [(c, getattr(profiles, c)[a, :n]) for c in VALUE_COLUMNS] + [(c, getattr(profiles, c)[a]) for c in rest]
-        size = 2 + sum(piece.nbytes for _, piece in pieces)
+    kind = _rest_of(profiles)
+    widths = [getattr(profiles, column).itemsize for column in VALUE_COLUMNS]
+    known = [(a, record) for a, record in enumerate(records) if record is not None]
+    counts = [int.from_bytes(record[:2], "little") for _, record in known]
+    for n, (_, record) in zip(counts, known, strict=True):
+        size = 2 + n * sum(widths) + kind.itemsize
         if len(record) != size:
             raise StoreDamagedError(f"profile: a record of {len(record)} bytes where the pack expects {size}; train a new pack")
-        for name, piece in pieces:
-            value = np.frombuffer(record, piece.dtype, piece.size, at).reshape(piece.shape)
-            if name in VALUE_COLUMNS:
-                getattr(profiles, name)[a, :n] = value
-            else:
-                getattr(profiles, name)[a] = value
-            at += piece.nbytes
+    rows = np.array([a for a, _ in known], np.int64)
+    row = np.repeat(rows, counts)
+    place = np.arange(len(row)) - np.repeat(np.cumsum([0, *counts[:-1]]), counts) if counts else row
+    begin = 2
+    for column, width in zip(VALUE_COLUMNS, widths, strict=True):
+        pieces = (r[2 + n * (begin - 2) : 2 + n * (begin - 2 + width)] for n, (_, r) in zip(counts, known, strict=True))
+        target = getattr(profiles, column)
+        target[row, place] = np.frombuffer(b"".join(pieces), target.dtype)
+        begin += width
+    rest = np.frombuffer(b"".join(record[-kind.itemsize :] for _, record in known), kind)
+    for name in kind.names or ():
+        getattr(profiles, name)[rows] = rest[name]
     return profiles

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -169,7 +170,7 @@ def _decide(
 
     times: the event time of each task, or when its session had been silent for long enough: the same live and in replay.
     """
-    raw = np.array([v.p for v in judged.verdicts])
+    raw = judged.p
     day = np.maximum(np.floor(times / calibration.DAY).astype(np.int64), watch.day)
     verdicts: list[Verdict] = []
     first: dict[int, Alarming] = {}
@@ -181,7 +182,7 @@ def _decide(
         p = calibration.corrected(raw[now], watch) if pack.fusion else raw[now]
         watched = tasks.end[now] >= pack.trusted_until  # what ended before is history, taken to be clean
         for i, true, counts in zip(now.tolist(), p.tolist(), watched, strict=True):
-            verdict = replace(judged.verdicts[i], p=float(f"{true:.6g}"))
+            verdict = judged.verdicts[i](p=float(f"{true:.6g}"))
             if closes[i]:
                 verdicts.append(verdict)
             alarms = raw[i] <= DETAILED and true <= (limit if closes[i] else limit / LOOKS_PER_SESSION)
@@ -195,8 +196,7 @@ def _decide(
                     spells += begins
         ended = now[watched & closes[now]]
         if pack.fusion and watched.any():
-            clean = np.array([judged.verdicts[i].belief < belief.DOUBTED for i in ended], bool)
-            watch = calibration.added(watch, calibration.Seen(raw[ended], clean, spells))
+            watch = calibration.added(watch, calibration.Seen(raw[ended], judged.belief[ended] < belief.DOUBTED, spells))
     return verdicts, first, quiet, watch
 
 
@@ -211,7 +211,9 @@ def _grown(open_parts: Sessions, single: Sessions, session: np.ndarray, continue
 
 @dataclass(frozen=True)
 class _Judged:
-    verdicts: list[Verdict]
+    verdicts: list[Callable[..., Verdict]]  # but for p, which the day gives
+    p: np.ndarray  # (S,) as the pack has it
+    belief: np.ndarray  # (S,)
     embedding: np.ndarray  # (S, D)
     against: Mapping[int, Profiles]  # task -> (1) profile that it was judged against; of those strange enough to alarm
     quiet: np.ndarray  # (S,) bool: does nothing but what a dismissed session did, so it does not alarm
@@ -245,7 +247,8 @@ def _judge_all(
     sorted_account = account[order]
     heads = np.flatnonzero(np.diff(sorted_account, prepend=-1))
     rank = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
-    verdicts: list[Verdict | None] = [None] * len(tasks)
+    verdicts: list[Callable[..., Verdict]] = [Verdict] * len(tasks)
+    p, beliefs = np.empty(len(tasks)), np.empty(len(tasks))
     against: dict[int, Profiles] = {}
     by_rank = order[np.argsort(rank, kind="stable")]
     bounds = np.searchsorted(np.sort(rank), np.arange(rank.max(initial=-1) + 2))
@@ -256,6 +259,7 @@ def _judge_all(
         opinion = judge(judged, mine, seen[now], looked[now], pack, ~closes[now])
         for i, verdict in zip(now, verdicts_of(table, mine, opinion, pack), strict=True):
             verdicts[i] = verdict
+        p[now], beliefs[now] = opinion.p, opinion.belief
         for s in np.flatnonzero(opinion.p <= DETAILED if pack.fusion else np.zeros(len(table), bool)):
             against[int(now[s])] = take_profiles(mine, np.array([s]))
         last = closes[now] & (said[now] != STRANGER)
@@ -269,7 +273,8 @@ def _judge_all(
             after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
             put(profiles, rows, replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt)))
             changed[rows] = True
-    return _Judged([v for v in verdicts if v is not None], embedding, against, quiet, profiles, changed)
+    p = np.array([float(f"{x:.6g}") for x in p.tolist()])
+    return _Judged(verdicts, p, np.round(beliefs, ROUND), embedding, against, quiet, profiles, changed)
 
 
 def _looked_at(table: Sessions, pack: Pack) -> tuple[np.ndarray, np.ndarray]:
@@ -331,8 +336,8 @@ def judge(
     return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), after)
 
 
-def verdicts_of(table: Sessions, profiles: Profiles, opinion: Opinion, pack: Pack) -> list[Verdict]:
-    """One verdict per session; numbers rounded so that the parts still sum to the score."""
+def verdicts_of(table: Sessions, profiles: Profiles, opinion: Opinion, pack: Pack) -> list[Callable[..., Verdict]]:
+    """One verdict per session, but for its p; numbers rounded so that the parts still sum to the score."""
     names = (*pack.channels, "belief")
     parts = np.round(opinion.evidence, ROUND)
     score = np.round(parts.sum(axis=1), ROUND)
@@ -342,21 +347,35 @@ def verdicts_of(table: Sessions, profiles: Profiles, opinion: Opinion, pack: Pac
         if pack.fusion
         else np.full(len(table), "untrained")
     )
+    columns = zip(
+        table.user.tolist(),
+        table.name.tolist(),
+        table.start.tolist(),
+        table.end.tolist(),
+        table.events.tolist(),
+        score.tolist(),
+        np.round(opinion.belief, ROUND).tolist(),
+        known.tolist(),
+        maturity.tolist(),
+        parts.tolist(),
+        np.round(trust, 3).tolist(),
+        strict=True,
+    )
     return [
-        Verdict(
-            user=table.user[s],
-            session=table.name[s],
-            start=float(table.start[s]),
-            end=float(table.end[s]),
-            events=int(table.events[s]),
-            score=float(score[s]),
-            p=float(f"{opinion.p[s]:.6g}"),
-            belief=float(round(opinion.belief[s], ROUND)),
-            history=int(known[s]),
-            maturity=str(maturity[s]),
-            evidence={name: float(x) for name, x in zip(names, parts[s], strict=True) if x},
+        partial(
+            Verdict,
+            user=user,
+            session=name,
+            start=start,
+            end=end,
+            events=events,
+            score=total,
+            belief=doubt,
+            history=history,
+            maturity=age,
+            evidence={name: x for name, x in zip(names, evidence, strict=True) if x},
             pack=pack.id,
-            trust=round(float(trust[s]), 3),
+            trust=worth,
         )
-        for s in range(len(table))
+        for user, name, start, end, events, total, doubt, history, age, evidence, worth in columns
     ]
