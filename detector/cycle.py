@@ -10,6 +10,7 @@ import time as wall
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
@@ -77,7 +78,12 @@ def _hashes(name: str, column: np.ndarray) -> np.ndarray:
         return np.where(there, _mixed(numbers.view(np.uint64) ^ _hash(name)), np.uint64(0))
     index: dict[object, int] = {}
     codes = np.fromiter((index.setdefault(value, len(index)) for value in values), np.int64, len(column))
-    return np.array([0 if value is None else _hash(f"{name}\0{value!r}") for value in index], np.uint64)[codes]
+    return np.array([0 if value is None else _value_hash(name, value) for value in index], np.uint64)[codes]
+
+
+@lru_cache(maxsize=1 << 17)
+def _value_hash(name: str, value: object) -> np.uint64:
+    return _hash(f"{name}\0{value!r}")
 
 
 def _hash(content: str) -> np.uint64:

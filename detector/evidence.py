@@ -205,13 +205,27 @@ def embedding_channels(profiles: Profiles, embedding: np.ndarray, population: Po
     likeness = np.sort(np.where(free, -1.0, likeness), axis=1)[:, ::-1]
     held = np.minimum(np.maximum((~free).sum(axis=1), 1), NEAREST)
     nearest = np.where(np.arange(NEAREST) < held[:, None], likeness[:, :NEAREST], 0).sum(axis=1) / held
-    cohort = np.einsum("sd,cd->sc", embedding, population.cohort, dtype=np.float64)
-    strangers = np.sort(cohort, axis=1)[:, ::-1][:, :COHORT_NEAREST].mean(axis=1)
+    nearest_cohort = np.partition(products(embedding, population.cohort), -min(COHORT_NEAREST, len(population.cohort)), axis=1)
+    strangers = np.sort(nearest_cohort[:, -COHORT_NEAREST:], axis=1)[:, ::-1].mean(axis=1)
     length = np.linalg.norm(profiles.long.astype(np.float64), axis=1)
     long = np.einsum("sd,sd->s", profiles.long, embedding, dtype=np.float64) / np.maximum(length, 1e-6)
     elsewhere = np.maximum(1 - peer_weights(profiles.affinity), 1e-6) / len(population.peer_centre)
-    to_peers = np.einsum("sd,jd->sj", embedding, population.peer_centre, dtype=np.float64) * EMBEDDING_SCALE
+    to_peers = products(embedding, population.peer_centre) * EMBEDDING_SCALE
     peers = special.logsumexp(to_peers + np.log(elsewhere), axis=1)
     known = ~free.all(axis=1)
     scores = [EMBEDDING_SCALE * (strangers - nearest), EMBEDDING_SCALE * (1 - long), peers - EMBEDDING_SCALE * long]
     return np.where(known[:, None], np.stack(scores, axis=1), 0.0)
+
+
+def products(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(S, C) float64: scalar products of (S, D) with (C, D), by BLAS in blocks of one size, so that no row depends on the rest."""
+    others = others.astype(np.float64).T
+    padded = np.zeros((-(-len(vectors) // BLOCK) * BLOCK, vectors.shape[1]))
+    padded[: len(vectors)] = vectors
+    out = np.empty((len(padded), others.shape[1]))
+    for low in range(0, len(padded), BLOCK):
+        np.matmul(padded[low : low + BLOCK], others, out=out[low : low + BLOCK])
+    return out[: len(vectors)]
+
+
+BLOCK = 64  # rows: a product of another shape may be summed in another order

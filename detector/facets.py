@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -42,6 +43,7 @@ def factorize(column: Iterable[object], length: int) -> tuple[list[object], np.n
     return list(index), codes
 
 
+@lru_cache(maxsize=1 << 17)
 def key_of(facet: str, value: str) -> int:
     """32-bit key of a facet's value, the same on every machine; never 0."""
     return int.from_bytes(blake2b(f"{facet}\0{value}".encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little") or 1
