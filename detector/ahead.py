@@ -6,6 +6,7 @@ the pipe holds the reader back when it is too far ahead.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -29,6 +30,7 @@ class Head(msgspec.Struct, frozen=True):
     exhausted: bool = False
     error: str = ""
     kind: str = ""  # of the error: a class of detector.errors
+    done: bool = False  # nothing more will come
 
 
 def ahead(make: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
@@ -44,14 +46,15 @@ def ahead(make: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
     os.close(into)
     try:
         with os.fdopen(out, "rb") as pipe:
-            while frame := _read(pipe):
-                head, events = frame
+            while True:
+                head, events = _read(pipe)
+                if head.done:
+                    return
                 if head.error:
                     raise getattr(errors, head.kind, UnlikeError)(head.error)
                 yield Chunk(history.decode(events, "events read ahead"), head.rejects, head.position, head.exhausted)
     finally:
         _end(child)
-    return
 
 
 def _tell(make: Callable[[], Iterator[Chunk]], into: int) -> int:
@@ -61,6 +64,7 @@ def _tell(make: Callable[[], Iterator[Chunk]], into: int) -> int:
             for chunk in make():
                 head = Head(chunk.rejects, dict(chunk.position), chunk.exhausted)
                 _write(pipe, head, history.pack(chunk.batch))
+            _write(pipe, Head(done=True), b"")
         except BrokenPipeError:
             return 1
         except UnlikeError as error:
@@ -73,21 +77,19 @@ def _tell(make: Callable[[], Iterator[Chunk]], into: int) -> int:
 
 
 def _write(pipe: BinaryIO, head: Head, events: bytes) -> None:
-    encoded = msgspec.json.encode(head)
+    encoded = json.dumps(msgspec.to_builtins(head)).encode()  # ASCII: a bad line may hold what UTF-8 cannot
     pipe.write(LENGTH.pack(len(encoded), len(events)) + encoded)
     pipe.write(events)
     pipe.flush()
 
 
-def _read(pipe: BinaryIO) -> tuple[Head, bytes] | None:
+def _read(pipe: BinaryIO) -> tuple[Head, bytes]:
     sizes = pipe.read(LENGTH.size)
-    if not sizes:
-        return None
     first, second = LENGTH.unpack(sizes) if len(sizes) == LENGTH.size else (0, 0)
     head, events = pipe.read(first), pipe.read(second)
     if len(sizes) < LENGTH.size or len(head) < first or len(events) < second:
         raise UnlikeError("reading ahead: the reader ended before its time; was it killed?")
-    return msgspec.json.decode(head, type=Head), events
+    return msgspec.convert(json.loads(head), Head), events
 
 
 def _end(child: int) -> None:

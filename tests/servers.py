@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 
 def program(name: str) -> str:
@@ -42,6 +43,17 @@ def get(url: str, seconds: float = 5.0) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless browser that asks nobody on the internet."""
+    quiet = ("background-networking", "component-update", "sync", "gpu", "quic")
+    options = ["--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in quiet)]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=program("chromium"), args=options)
+        yield launched
+        launched.close()
 
 
 @contextlib.contextmanager

@@ -11,25 +11,20 @@ from pathlib import Path
 import msgspec
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from alerts import control
 from alerts.server import Server, serve
 from detector.pack import Pack
 from detector.settings import ReviewSettings
 from tests.desks import HOSTILE, desk_of, later, lived
-from tests.servers import program
-
-OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-QUIET = ("--disable-component-update", "--disable-sync")
+from tests.servers import chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program("chromium"), args=[*OPTIONS, *QUIET])
+    with chromium() as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture

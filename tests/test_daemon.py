@@ -27,7 +27,7 @@ from detector.profiles import to_bytes
 from detector.settings import load
 from detector.stores import SqliteStore
 from tests.logs import DAY, START, rows_of_people, stolen
-from tests.servers import free_port, get, prometheus, query, until
+from tests.servers import chromium, free_port, get, prometheus, query, until
 
 UNLIKE = [sys.executable, "-m", "detector.cli"]
 LEARN_UNTIL = START + 30 * DAY
@@ -223,6 +223,43 @@ def test_no_answer_is_lost_or_doubled_by_kills_while_people_answer(daemon: Runni
                 assert to_bytes(learnt)[0] == store.accounts([user])[user]
     finally:
         store.close()
+
+
+def test_a_takeover_appears_on_the_page_is_confirmed_by_keyboard_and_the_queue_and_the_metrics_follow(daemon: Running) -> None:
+    lines = log_lines()
+    taken = next(n for n, line in enumerate(lines) if b'"u03"' in line and b"2026-02-04T03:00:00" in line)
+    daemon.log.write_bytes(b"\n".join(lines[:taken]) + b"\n")
+    daemon.start()
+    until(lambda: (daemon.state / control.FILE).exists() and daemon.metric("unlike_queue_bytes") == 0, 60)
+    link = control.address(daemon.state) + control.call(daemon.state, "POST", "/links", {})["path"]
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(link)
+        page.get_by_role("button", name="Sign in").press("Enter")
+        page.locator("#search").wait_for()
+        page.keyboard.press("/")
+        page.keyboard.type("u03")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**search=u03*")
+        before = page.locator("#queue tbody tr").count()
+        with open(daemon.log, "ab") as log:
+            log.write(b"\n".join(lines[taken:]) + b"\n")
+
+        def appeared() -> bool:
+            page.reload()
+            return page.locator("#queue tbody tr").count() > before
+
+        until(appeared, 60)
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/incidents/*")
+        page.keyboard.press("c")
+        page.get_by_role("status").filter(has_text="confirmed as a takeover").wait_for()
+        page.keyboard.press("q")
+        page.wait_for_url("**/")
+        assert control.call(daemon.state, "GET", "/incidents?state=confirmed")["total"] == 1
+    text = 'unlike_incidents{state="confirmed"} 1.0'
+    until(lambda: text in get(f"http://127.0.0.1:{daemon.port}/metrics")[1], 30)
 
 
 def test_a_daemon_is_scraped_by_a_real_prometheus_and_leaves_in_time(daemon: Running, tmp_path: Path) -> None:
