@@ -202,11 +202,6 @@ def _tell(out: Grouped, incident: Incident, kind: str) -> None:
     out.messages.append((f"{told.id}-{told.messages}", told, kind))
 
 
-def links(alarm: Alarm, others: Sequence[Incident], likeness: Callable[[bytes, bytes], float], least: float) -> tuple[str, ...]:
-    """Ids of incidents of other accounts that share a rare value with the alarm, or whose session is at least so like its own."""
-    return tuple(sorted(other.id for other in others if why_linked(alarm, other, likeness, least)))
-
-
 def why_linked(alarm: Alarm | Incident, other: Incident, likeness: Callable[[bytes, bytes], float], least: float) -> list[str]:
     """What two have in common: rare values, and how like their sessions are; none for one account."""
     if isinstance(alarm, Alarm):

@@ -35,6 +35,8 @@ RARE = 0.001  # a value that so small a share of everybody's is can link account
 ALIKE = 0.9  # cosine of two sessions' embeddings from which their incidents are linked
 LINKED_WITHIN = 30 * 86400.0  # seconds
 FOUND = 2.0  # what a label is worth where a person found the session, rather than the detector
+MOST_LINKED = 50  # an attack on thousands of accounts is a campaign of itself
+FLOOD = 200  # alarms of one cycle that are scored again without their facets; each costs as much as a session
 OTHERWISE = 3  # reasons without which an alert is scored again
 
 
@@ -123,7 +125,10 @@ class Casework:
 
         records: profiles before the cycle; clock: event time, seconds; now: wall clock; events: (account, first, last) -> events.
         """
-        alarms = [self._alarm(one, pack, clock, events) for one in outcome.alarming]
+        others = (
+            Others.of([i for i in self.all.values() if i.updated >= clock - LINKED_WITHIN], pack.id) if outcome.alarming else None
+        )
+        alarms = [self._alarm(one, n, pack, clock, events, others) for n, one in enumerate(outcome.alarming)]
         rules = self.settings.incidents
         grouped = life.group(alarms, self.latest.get, self.muted, rules.cooldown, rules.expire)
         for incident in self.latest.values():
@@ -164,15 +169,20 @@ class Casework:
         return case is not None and case.before is not None and case.pack == pack.id
 
     def _alarm(
-        self, one: scoring.Alarming, pack: Pack, clock: float, events: Callable[[str, float, float], list[Mapping[str, object]]]
+        self,
+        one: scoring.Alarming,
+        number: int,
+        pack: Pack,
+        clock: float,
+        events: Callable[[str, float, float], list[Mapping[str, object]]],
+        others: Others | None,
     ) -> life.Alarm:
-        alert = alert_of(one, pack, clock)
+        alert = alert_of(one, pack, clock, number < FLOOD)
         risk = Stake()
         if self.stakes is not None:
             risk = stake(one.verdict.user, events(one.verdict.user, one.verdict.start, one.verdict.end), self.stakes)
         alarm = life.Alarm(alert, risk, marks_of(one.session, one.profile, pack), one.embedding.astype("<f2").tobytes())
-        others = [i for i in self.all.values() if i.updated >= alert.time - LINKED_WITHIN and i.user != one.verdict.user]
-        return replace(alarm, linked=life.links(alarm, others, likeness, ALIKE))
+        return replace(alarm, linked=others.like(one.verdict.user, alarm.marks, one.embedding) if others is not None else ())
 
     def tidied(self, clock: float) -> Part:
         """What it takes to learn an account anew is given up where its incidents closed longer ago than answers may be undone."""
@@ -189,12 +199,44 @@ def key_of(verdict: Verdict) -> tuple[str, str | None, float]:
     return verdict.user, verdict.session, verdict.start
 
 
-def alert_of(one: scoring.Alarming, pack: Pack, clock: float) -> Alert:
-    """The alert for a session that alarms; it is not older than its session's newest event."""
+@dataclass(frozen=True)
+class Others:
+    """Incidents that a new alarm could be linked with."""
+
+    ids: tuple[str, ...]
+    users: tuple[str, ...]
+    by_mark: Mapping[str, frozenset[int]]  # rare value -> which of them have it
+    embedding: np.ndarray  # (I, D) unit vectors; zeros of other packs
+
+    @staticmethod
+    def of(incidents: Sequence[Incident], pack: str) -> Others:
+        """So many incidents, as arrays."""
+        by_mark: dict[str, set[int]] = {}
+        for n, incident in enumerate(incidents):
+            for mark in incident.marks:
+                by_mark.setdefault(mark, set()).add(n)
+        known = [np.frombuffer(i.embedding, "<f2") if i.verdict.get("pack") == pack else np.empty(0) for i in incidents]
+        width = max((len(vector) for vector in known), default=0)
+        rows = np.stack([vector if len(vector) == width else np.zeros(width) for vector in known]) if known else np.empty((0, 0))
+        names = tuple(i.id for i in incidents), tuple(i.user for i in incidents)
+        return Others(*names, {mark: frozenset(rows) for mark, rows in by_mark.items()}, rows.astype(float))
+
+    def like(self, user: str, marks: Sequence[str], embedding: np.ndarray) -> tuple[str, ...]:
+        """Ids of those of other accounts that share a rare value, or whose session is like the (D,) unit vector."""
+        found = set().union(*(self.by_mark.get(mark, frozenset()) for mark in marks))
+        if self.embedding.shape[1] == len(embedding):
+            found |= set(np.flatnonzero(self.embedding @ embedding.astype(float) >= ALIKE).tolist())
+        return tuple(sorted(self.ids[n] for n in found if self.users[n] != user)[:MOST_LINKED])
+
+
+def alert_of(one: scoring.Alarming, pack: Pack, clock: float, again: bool = True) -> Alert:
+    """The alert for a session that alarms; it is not older than its session's newest event. `again`: also scored without facets."""
     verdict, details = one.verdict, describing.told(one.session, one.profile, pack)
     (alert,) = raise_alerts([verdict], one.limit, min(verdict.end, clock), still_open=one.open, describe=lambda _: details)
     accusing = [channel_facet(str(r["channel"])) for r in alert.reasons if float(str(r["nats"])) > 0]
     names = [name for name in dict.fromkeys(accusing) if name in (*pack.facets.text, *pack.facets.number)][:OTHERWISE]
+    if not again:
+        return replace(alert, limit=one.limit)
     others = describing.otherwise(names, one.session, one.profile, pack, one.watch, one.limit, one.open)
     return replace(alert, limit=one.limit, counterfactuals=tuple(others))
 
