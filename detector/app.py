@@ -21,11 +21,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from alerts.delivery import deliver
 from alerts.desk import Desk
+from alerts.incidents import day_of
+from alerts.incidents import digest as digest_of
 from alerts.server import Server, serve
 from alerts.sinks import FileSink, LogSink, Sink
 from alerts.ways import ways
 from detector import history, pack, web
-from detector.cycle import Engine, move
+from detector.cycle import NOTHING_SEEN, Engine, move
 from detector.drift import Drift
 from detector.errors import PackError, SettingsError, SourceError, StoreError, UnlikeError
 from detector.metrics import Metrics
@@ -231,6 +233,21 @@ class Daemon:
         if not trained or self._drift_untrained():
             self.train()
 
+    def digest(self) -> None:
+        """Once a day of the event clock, log what happened on the day before, and what was held back."""
+        with self.lock:
+            newest, counters = self.engine.state.newest, self.engine.state.counters
+            today = int(newest // DAY)
+            if newest <= NOTHING_SEEN or counters.get("digest_told", today) >= today:
+                counters.setdefault("digest_told", today)
+                return
+            counters["digest_told"] = today
+            casework = self.engine.casework
+            held = self.store.held(day_of(newest - DAY))
+        incidents = [] if casework is None else list(casework.all.values())
+        told = digest_of(incidents, held, day_of(newest - DAY), {})
+        self.log.info("digest", day=told["day"], opened=told["opened"], closed=told["closed"], **told["held_back"])
+
     def drift(self) -> None:
         """Compare the last whole day with what is usual; where it is not, say what moved, once, and ask for a training."""
         with self.lock:
@@ -272,6 +289,7 @@ class Daemon:
             jobs(self.watch_training, "interval", seconds=max(every, 5.0), id="first_training")
         jobs(self.watch_cycle, "interval", seconds=5, id="watch_cycle")
         jobs(self.drift, "interval", hours=1, id="drift")
+        jobs(self.digest, "interval", minutes=10, id="digest")
         if self.settings.review.listen:
             self.review = serve(self.settings.review, self.desk(), self.settings.state.folder)
             self.log.info("review page", address=self.review.url, sign_in="unlike review open")

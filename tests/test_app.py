@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from detector import pack
 from detector.app import Daemon, packs_folder, unlike_command
@@ -135,3 +136,16 @@ def test_a_hostile_value_cannot_forge_a_log_line_and_libraries_are_heard() -> No
     assert [line["event"] for line in lines] == ["seen", "job x late"]
     assert not {"\n", "\x1b", "\u202e"} & set(lines[0]["user"])
     assert done.stdout == ""
+
+
+def test_the_digest_of_a_day_is_logged_once_when_the_next_has_begun(daemon: Daemon) -> None:
+    daemon.cycle()
+    with structlog.testing.capture_logs() as told:
+        daemon.digest()
+        assert told == []
+        daemon.engine.state.counters["digest_told"] -= 1
+        daemon.digest()
+        daemon.digest()
+    (line,) = told
+    assert (line["event"], line["day"]) == ("digest", rfc3339(daemon.engine.state.newest - DAY)[:10])
+    assert {"opened", "closed", "grouped", "muted", "cooling", "dismissed", "over_budget"} <= line.keys()
