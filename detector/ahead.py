@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import msgspec
+import numpy as np
 
 from detector import errors, history
 from detector.errors import UnlikeError
+from detector.recent import fingerprints
 from detector.records import Chunk, Reject
 
-LENGTH = struct.Struct("<QQ")  # bytes of the head, of the events
+LENGTH = struct.Struct("<QQQ")  # bytes of the head, of the events, of their fingerprints
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -47,12 +49,13 @@ def ahead(make: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
     try:
         with os.fdopen(out, "rb") as pipe:
             while True:
-                head, events = _read(pipe)
+                head, events, marks = _read(pipe)
                 if head.done:
                     return
                 if head.error:
                     raise getattr(errors, head.kind, UnlikeError)(head.error)
-                yield Chunk(history.decode(events, "events read ahead"), head.rejects, head.position, head.exhausted)
+                batch = history.decode(events, "events read ahead")
+                yield Chunk(batch, head.rejects, head.position, head.exhausted, np.frombuffer(marks, np.int64))
     finally:
         _end(child)
 
@@ -63,33 +66,34 @@ def _tell(make: Callable[[], Iterator[Chunk]], into: int) -> int:
         try:
             for chunk in make():
                 head = Head(chunk.rejects, dict(chunk.position), chunk.exhausted)
-                _write(pipe, head, history.pack(chunk.batch))
-            _write(pipe, Head(done=True), b"")
+                _write(pipe, head, history.pack(chunk.batch), fingerprints(chunk.batch).tobytes())
+            _write(pipe, Head(done=True))
         except BrokenPipeError:
             return 1
         except UnlikeError as error:
-            _write(pipe, Head(error=str(error), kind=type(error).__name__), b"")
+            _write(pipe, Head(error=str(error), kind=type(error).__name__))
             return 1
         except BaseException as error:
-            _write(pipe, Head(error=f"reading ahead: {type(error).__name__}: {error}", kind="UnlikeError"), b"")
+            _write(pipe, Head(error=f"reading ahead: {type(error).__name__}: {error}", kind="UnlikeError"))
             return 1
     return 0
 
 
-def _write(pipe: BinaryIO, head: Head, events: bytes) -> None:
+def _write(pipe: BinaryIO, head: Head, events: bytes = b"", marks: bytes = b"") -> None:
     encoded = json.dumps(msgspec.to_builtins(head)).encode()  # ASCII: a bad line may hold what UTF-8 cannot
-    pipe.write(LENGTH.pack(len(encoded), len(events)) + encoded)
+    pipe.write(LENGTH.pack(len(encoded), len(events), len(marks)) + encoded)
     pipe.write(events)
+    pipe.write(marks)
     pipe.flush()
 
 
-def _read(pipe: BinaryIO) -> tuple[Head, bytes]:
+def _read(pipe: BinaryIO) -> tuple[Head, bytes, bytes]:
     sizes = pipe.read(LENGTH.size)
-    first, second = LENGTH.unpack(sizes) if len(sizes) == LENGTH.size else (0, 0)
-    head, events = pipe.read(first), pipe.read(second)
-    if len(sizes) < LENGTH.size or len(head) < first or len(events) < second:
+    lengths = LENGTH.unpack(sizes) if len(sizes) == LENGTH.size else (0, 0, 0)
+    head, events, marks = (pipe.read(length) for length in lengths)
+    if len(sizes) < LENGTH.size or (len(head), len(events), len(marks)) != lengths:
         raise UnlikeError("reading ahead: the reader ended before its time; was it killed?")
-    return msgspec.convert(json.loads(head), Head), events
+    return msgspec.convert(json.loads(head), Head), events, marks
 
 
 def _end(child: int) -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import time as wall
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from hashlib import blake2b
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -25,6 +23,7 @@ from detector.opened import open_from_bytes, open_to_bytes
 from detector.pack import Pack
 from detector.profiles import Profiles, blank, from_bytes, put, to_bytes
 from detector.profiles import take as take_profiles
+from detector.recent import Recent, fingerprints
 from detector.records import Batch, Changes, Chunk, Reject
 from detector.reports import CycleReport
 from detector.sessions import Sessions, close_time, concat, empty, take
@@ -48,85 +47,11 @@ class EngineState(msgspec.Struct, frozen=True):
 
 
 def select(batch: Batch, rows: np.ndarray) -> Batch:
-    """The events at `rows` (mask or indices)."""
+    """The events at `rows` (mask or indices); the same batch where the mask leaves none out."""
+    if rows.dtype == bool and rows.all():
+        return batch
     columns = {name: column[rows] for name, column in batch.attributes.items()}
     return Batch(batch.time[rows], batch.user[rows], batch.session[rows], columns, batch.event_id[rows], batch.position[rows])
-
-
-def fingerprints(batch: Batch) -> np.ndarray:
-    """(E,) int64: the log's own id of an event, or its whole content where there is none.
-
-    Each distinct value is hashed once; the hashes of an event's values, time included, are added up and mixed. A value that is not
-    there adds nothing, so it does not matter which attributes other events of the batch have.
-    """
-    total = _mixed(batch.time.view(np.uint64) ^ _hash("time"))
-    named = np.array([id_ is not None for id_ in batch.event_id], bool)
-    for name, column in {"user": batch.user, "session": batch.session, **{f"={n}": c for n, c in batch.attributes.items()}}.items():
-        total += _hashes(name, column)
-    if named.any():
-        by_id = _hashes("user", batch.user) + _hashes("id", batch.event_id)
-        total = np.where(named, by_id, total)
-    return _mixed(total).view(np.int64)
-
-
-def _hashes(name: str, column: np.ndarray) -> np.ndarray:
-    """(E,) uint64: the hash of each value of a column; 0 for None."""
-    values = column.tolist()
-    if set(map(type, values)) <= {float, type(None)}:
-        there = np.array([value is not None for value in values], bool)
-        numbers = np.array([0.0 if value is None else value for value in values])
-        return np.where(there, _mixed(numbers.view(np.uint64) ^ _hash(name)), np.uint64(0))
-    index: dict[object, int] = {}
-    codes = np.fromiter((index.setdefault(value, len(index)) for value in values), np.int64, len(column))
-    return np.array([0 if value is None else _value_hash(name, value) for value in index], np.uint64)[codes]
-
-
-@lru_cache(maxsize=1 << 17)
-def _value_hash(name: str, value: object) -> np.uint64:
-    return _hash(f"{name}\0{value!r}")
-
-
-def _hash(content: str) -> np.uint64:
-    return np.uint64(int.from_bytes(blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"))
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """(E,) uint64, each bit of which depends on all bits of its own (the finaliser of SplitMix64, Steele 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@dataclass
-class Recent:
-    """Fingerprints of events that could still come again in time: event time by fingerprint."""
-
-    time: dict[int, float] = field(default_factory=dict)
-
-    @staticmethod
-    def load(rows: Sequence[tuple[float, bytes]]) -> Recent:
-        recent = Recent()
-        for _, packed in rows:
-            half = len(packed) // 2
-            recent.time.update(
-                zip(np.frombuffer(packed[:half], np.int64).tolist(), np.frombuffer(packed[half:]).tolist(), strict=True)
-            )
-        return recent
-
-    def fresh(self, marks: np.ndarray) -> np.ndarray:
-        """(E,) which events are new: neither remembered nor earlier in this batch."""
-        seen: set[int] = set()
-        out = np.ones(len(marks), bool)
-        for e, mark in enumerate(marks.tolist()):
-            out[e] = mark not in self.time and mark not in seen
-            seen.add(mark)
-        return out
-
-    def add(self, marks: np.ndarray, times: np.ndarray, line: float) -> None:
-        """Remember events, forget those before the line of lateness."""
-        self.time.update(zip(marks.tolist(), times.tolist(), strict=True))
-        if len(self.time) > 2 * len(marks) + 10_000:
-            self.time = {mark: t for mark, t in self.time.items() if t >= line}
 
 
 @dataclass(frozen=True)
@@ -211,7 +136,7 @@ class Engine:
 
     def _prepare(self, source: str, chunk: Chunk, now: float, idle: bool, drain: bool, looks: bool) -> Prepared:
         batch, lateness = chunk.batch, self.settings.events.lateness
-        marks = fingerprints(batch)
+        marks = fingerprints(batch) if chunk.marks is None else chunk.marks
         fresh = self.recent.fresh(marks)
         duplicates = int((~fresh).sum())
         batch, marks = select(batch, fresh), marks[fresh]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detector.sessions import Sessions, with_volume
+from detector.sessions import Sessions, weighted_sums, with_volume
 
 TABLE = 1 << 15  # hashed values; a collision only blurs two rare values
 WIDTH = 48  # D: wider gained nothing on the four logs and costs memory per remembered session
@@ -42,7 +42,11 @@ class Encoder(nn.Module):
             0, row, self.value(values) * share[:, None]
         )  # (S, D)
         mass = torch.zeros(len(numbers), dtype=share.dtype).index_add(0, row, share).clamp(min=1e-6)  # (S,)
-        hidden = bag / mass[:, None] + self.measure(numbers)  # (S, D)
+        return self.project(bag / mass[:, None], numbers)
+
+    def project(self, mean: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """(S, D) unit vectors from the weighted means of values (S, D) and the numbers (S, 3N)."""
+        hidden = mean + self.measure(numbers)  # (S, D)
         return nn.functional.normalize(self.out(hidden) + hidden, dim=1)
 
 
@@ -70,8 +74,11 @@ def encode(model: Encoder, table: Sessions, numbers: np.ndarray) -> np.ndarray:
     """
     if not len(table):
         return np.zeros((0, WIDTH), np.float32)
-    values, row, weights, measured = tensors(table, numbers)
-    return model(values, row, weights.double(), measured.double()).numpy().astype(np.float32)
+    values, weights = (table.key % TABLE).astype(np.int64), table.damped.astype(np.float32).astype(np.float64)
+    share = weights * np.exp(model.attention.weight.numpy()[:, 0])[values]  # (T,)
+    bag = weighted_sums(table.indptr, share, values, model.value.weight.numpy())  # (S, D)
+    mass = np.bincount(table.row, share, len(table)).clip(min=1e-6)
+    return model.project(torch.from_numpy(bag / mass[:, None]), torch.from_numpy(numbers).double()).numpy().astype(np.float32)
 
 
 def fit(

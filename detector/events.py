@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from detector.bulk import flat_objects, moments
 from detector.records import Batch, Reject
 from detector.settings import EventSettings, SourceSettings
 
@@ -56,6 +57,7 @@ LONGEST_NAME = 512  # of a user, a session, an event's id
 DEEPEST = 16  # levels of objects and lists
 CELLS = 1 << 24  # events times attribute names of a batch, 128 MB: events that share no names must not fill the memory
 DEFAULT_ACTION = "event"
+TOGETHER = 512  # lines taken at once; where one is unusual, these are taken one by one
 ABSENT: tuple[object, ...] = (None, "", [])  # what a constant stands in for
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it at the beginning of a file
 NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -103,31 +105,43 @@ class Parser:
     def take(self, groups: Iterable[tuple[Decode, Sequence[tuple[str, Raw]]]], now: float, cells: int | None = CELLS) -> Taken:
         """Events and rejects of groups of (position, raw) pairs, each group with its decoder; stops before `cells` are exceeded."""
         latest = now + self.events.future
-        rows: list[tuple] = []
-        attributes: list[dict[str, object]] = []
-        raws: list[Raw] = []
+        own: tuple[list[Any], ...] = ([], [], [], [], [], [], [], [])
+        times, users, actions, sessions, ids, attributes, positions, raws = own
         names: set[str] = set()
         bad_rows: dict[int, LineError] = {}
         count = 0
-        for position, raw, decode in ((p, r, decode) for decode, lines in groups for p, r in lines):
-            if cells is not None and len(names) * len(rows) > cells:
-                break
-            count += 1
-            if type(raw) is bytes and not raw.strip():
+        parts = ((decode, some[n : n + TOGETHER]) for decode, some in groups for n in range(0, len(some), TOGETHER))
+        for decode, lines in parts:
+            quick = self.events_of(lines, latest) if decode == self.json_object else None
+            if quick and (cells is None or len(names.union(*quick[5])) * (len(raws) + len(lines)) <= cells):
+                names.update(*quick[5])
+                names -= self.consumed
+                for one, more in zip(own, quick, strict=True):
+                    one += more
+                count += len(lines)
                 continue
-            try:
-                row = self.event(raw, decode, latest, position)
-            except LineError as refused:
-                row, bad_rows[len(rows)] = (0.0, "", None, None, None, {}, position), refused
-            rows.append(row)
-            attributes.append(row[5])
-            raws.append(raw)
-            names.update(row[5])
-        columns = {short(name, LONGEST_TEXT): column([a.get(name) for a in attributes], bad_rows) for name in names}
-        times, users, actions, sessions, ids, _, positions = zip(*rows, strict=True) if rows else ((),) * 7
-        columns["action"] = list(actions)
-        good = np.ones(len(rows), bool)
-        good[list(bad_rows)] = False
+            for position, raw in lines:
+                if cells is not None and len(names) * len(raws) > cells:
+                    break
+                count += 1
+                if type(raw) is bytes and not raw.strip():
+                    continue
+                try:
+                    row = self.event(raw, decode, latest, position)
+                except LineError as refused:
+                    row, bad_rows[len(raws)] = (0.0, "", None, None, None, {}, position, raw), refused
+                for one, value in zip(own, row, strict=True):
+                    one.append(value)
+                names.update(row[5])
+            else:
+                continue
+            break
+        columns = {short(name, LONGEST_TEXT): column(_values(attributes, name), bad_rows) for name in names}
+        columns["action"] = actions
+        good: np.ndarray | slice = slice(None)
+        if bad_rows:
+            good = np.ones(len(raws), bool)
+            good[list(bad_rows)] = False
         kept = {name: objects(columns[name])[good] for name in sorted(columns)}
         batch = Batch(
             np.array(times, np.float64)[good],
@@ -139,8 +153,27 @@ class Parser:
         )
         return Taken(batch, tuple(self.reject(positions[e], raws[e], bad_rows[e]) for e in sorted(bad_rows)), count)
 
+    def events_of(self, lines: Sequence[tuple[str, Raw]], latest: float) -> tuple[Sequence[Any], ...] | None:
+        """The columns of `event`, attributes with our fields among them, where all of the lines are usual; else None."""
+        raws = [raw for _, raw in lines if type(raw) is bytes]
+        if len(raws) < len(lines) or self.renamed or self.constants or any(self.fallbacks):
+            return None
+        found = flat_objects(raws, self.events.max_line_bytes)
+        if not found or max(map(len, found)) > self.events.max_attributes:
+            return None
+        times, users, actions, sessions, names = (_values(found, theirs) for theirs in self.theirs)
+        if set(map(type, users)) != {str}:
+            return None
+        if max(map(len, users)) > LONGEST_NAME or any(not user or user.isspace() for user in set(users)):
+            return None
+        moment = moments(times)
+        if moment is None or moment.min() < 0 or moment.max() > latest:
+            return None
+        named = [_names(actions, LONGEST_TEXT, DEFAULT_ACTION), *(_names(some, LONGEST_NAME, None) for some in (sessions, names))]
+        return moment.tolist(), users, *named, found, [position for position, _ in lines], raws
+
     def event(self, raw: Raw, decode: Decode, latest: float, position: str) -> tuple:
-        """(time, user, action, session, id, attributes, position) of one line; raises LineError."""
+        """(time, user, action, session, id, attributes, position, raw) of one line; raises LineError."""
         if type(raw) is bytes and len(raw.rstrip(b"\r\n")) > self.events.max_line_bytes:
             raise LineError("line_too_long", f"more than events.max_line_bytes = {self.events.max_line_bytes:,} bytes")
         values = decode(raw)
@@ -170,6 +203,7 @@ class Parser:
             None if name is None else name_text(name, LONGEST_NAME) or None,
             values,
             position,
+            raw,
         )
 
     def json_object(self, raw: bytes) -> dict[str, object]:
@@ -345,6 +379,21 @@ def user_text(value: object) -> str:
 def name_text(value: object, longest: int) -> str:
     """The text of an action, a session or an id, of at most `longest` characters."""
     return short(value if isinstance(value, str) else scalar_text(value), longest)
+
+
+def _values(objects: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """(E,) what each object has under a name, else None."""
+    return [one.get(name) for one in objects]
+
+
+def _names(values: list[Any], longest: int, default: str | None) -> list[str | None]:
+    """(E,) `name_text` of each value, the default where there is none or an empty one."""
+    kinds = set(map(type, values))
+    if kinds <= {type(None)}:
+        return [default] * len(values)
+    if kinds == {str} and min(map(len, values)) > 0 and max(map(len, values)) <= longest:
+        return values
+    return [default if value is None else name_text(value, longest) or default for value in values]
 
 
 def scalar_text(value: object) -> str:

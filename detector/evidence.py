@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import sparse, special, stats
+from scipy import special, stats
 
 from detector.profiles import Profiles, lookup
-from detector.sessions import Sessions, with_volume
+from detector.sessions import Sessions, weighted_sums, with_volume
 
 EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
 EMBEDDING_SCALE = 10.0  # nats per unit of likeness; calibration takes out what it is, but for the softness of `peers`
@@ -56,13 +56,13 @@ class Population:
 
     @cached_property
     def share(self) -> np.ndarray:
-        """(V+F, J) share of a value within its facet, per peer."""
-        return np.exp(self.log_peer)
+        """(V+F, J) float64: share of a value within its facet, per peer."""
+        return np.exp(self.log_peer).astype(np.float64)
 
     @cached_property
     def mean_share(self) -> np.ndarray:
         """(V+F,) the mean over the peers."""
-        return self.share.mean(axis=1)
+        return np.asarray(np.exp(self.log_peer).mean(axis=1))
 
     @property
     def spread(self) -> np.ndarray:
@@ -80,10 +80,9 @@ def peer_log_likelihood(table: Sessions, population: Population, facets: int) ->
     """(S, F, J): damped log-likelihood of each facet's values under each peer."""
     cell = table.row * facets + table.facet
     order = np.argsort(cell, kind="stable")
-    ends = np.searchsorted(cell[order], np.arange(len(table) * facets + 1))
-    size = (len(table) * facets, len(population.log_peer))
-    damped = sparse.csr_array((table.damped[order], vocabulary_row(table, population)[order], ends), shape=size)
-    return (damped @ population.wide_log_peer).reshape(len(table), facets, population.log_peer.shape[1])
+    ends = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=len(table) * facets))])
+    sums = weighted_sums(ends, table.damped[order], vocabulary_row(table, population)[order], population.wide_log_peer)
+    return sums.reshape(len(table), facets, population.log_peer.shape[1])
 
 
 def vocabulary_row(table: Sessions, population: Population) -> np.ndarray:
@@ -117,6 +116,12 @@ def peer_weights(affinity: np.ndarray) -> np.ndarray:
     return special.softmax(affinity / PEER_TEMPERATURE, axis=1)
 
 
+def log_sum_exp(x: np.ndarray) -> np.ndarray:
+    """(...) log of the sum of the exponentials of finite (..., J) values."""
+    top = x.max(axis=-1)
+    return np.asarray(np.log(np.exp(x - top[..., None]).sum(axis=-1)) + top)
+
+
 def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population) -> np.ndarray:
     """(S, F) nats."""
     sessions, facets, members = peers.shape
@@ -127,7 +132,7 @@ def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, popula
     theta = predictive(counted, profiles.total[row, facet], profiles.kinds[row, facet], base, population, facet)
     own = np.bincount(row * facets + facet, table.damped * np.log(theta), sessions * facets).reshape(sessions, facets)
     others = np.log(np.maximum(1 - weight, 1e-6) / max(members - 1, 1))  # (S, J)
-    other = special.logsumexp(peers + others[:, None, :], axis=2)  # (S, F)
+    other = log_sum_exp(peers + others[:, None, :])  # (S, F)
     known = (profiles.total > 0) & (np.bincount(row * facets + facet, minlength=sessions * facets).reshape(sessions, facets) > 0)
     return np.where(known, other - own, 0.0)
 
@@ -200,7 +205,7 @@ def tail(values: np.ndarray, mu: np.ndarray, kappa: np.ndarray, alpha: np.ndarra
 
 def embedding_channels(profiles: Profiles, embedding: np.ndarray, population: Population) -> np.ndarray:
     """(S, 3) nats: strangers' likeness over the nearest remembered sessions'; distance to the long-term one; peers over owner."""
-    likeness = np.einsum("sbd,sd->sb", profiles.bank, embedding, dtype=np.float64)
+    likeness = np.matmul(profiles.bank.astype(np.float64), embedding.astype(np.float64)[:, :, None])[:, :, 0]
     free = ~np.any(profiles.bank != 0, axis=2)
     likeness = np.sort(np.where(free, -1.0, likeness), axis=1)[:, ::-1]
     held = np.minimum(np.maximum((~free).sum(axis=1), 1), NEAREST)
@@ -211,7 +216,7 @@ def embedding_channels(profiles: Profiles, embedding: np.ndarray, population: Po
     long = np.einsum("sd,sd->s", profiles.long, embedding, dtype=np.float64) / np.maximum(length, 1e-6)
     elsewhere = np.maximum(1 - peer_weights(profiles.affinity), 1e-6) / len(population.peer_centre)
     to_peers = products(embedding, population.peer_centre) * EMBEDDING_SCALE
-    peers = special.logsumexp(to_peers + np.log(elsewhere), axis=1)
+    peers = log_sum_exp(to_peers + np.log(elsewhere))
     known = ~free.all(axis=1)
     scores = [EMBEDDING_SCALE * (strangers - nearest), EMBEDDING_SCALE * (1 - long), peers - EMBEDDING_SCALE * long]
     return np.where(known[:, None], np.stack(scores, axis=1), 0.0)

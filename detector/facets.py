@@ -38,12 +38,12 @@ class Facets:
 
 def factorize(column: Iterable[object], length: int) -> tuple[list[object], np.ndarray]:
     """Distinct values in order of appearance, and (E,) codes into them."""
-    index: dict[object, int] = {}
-    codes = np.fromiter((index.setdefault(v, len(index)) for v in column), np.int64, length)
-    return list(index), codes
+    values = column.tolist() if isinstance(column, np.ndarray) else list(column)
+    index = {value: n for n, value in enumerate(dict.fromkeys(values))}
+    return list(index), np.fromiter(map(index.__getitem__, values), np.int64, length)
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(1 << 17)
 def key_of(facet: str, value: str) -> int:
     """32-bit key of a facet's value, the same on every machine; never 0."""
     return int.from_bytes(blake2b(f"{facet}\0{value}".encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little") or 1
@@ -93,7 +93,7 @@ def observe(batch: Batch, assignment: Assignment, open_parts: Sessions, facets: 
             continue
         values, codes = factorize(column, events)
         texts = np.array(["" if v is None else as_text(v) for v in values], object)
-        keys = np.array([0 if v is None else key_of(name, as_text(v)) for v in values], np.uint32)
+        keys = np.array([0 if v is None else key_of(name, text) for v, text in zip(values, texts, strict=True)], np.uint32)
         here = np.flatnonzero(keys[codes])
         parts.append((here, keys[codes[here]], texts[codes[here]], f, np.ones(len(here))))
         if name == facets.pair_of:
@@ -105,7 +105,8 @@ def observe(batch: Batch, assignment: Assignment, open_parts: Sessions, facets: 
             continue
         column = batch.attributes.get(name)
         if column is not None:
-            raw = np.fromiter((math.nan if v is None else as_number(v) for v in column), float, events)
+            values, codes = factorize(column, events)
+            raw = np.array([math.nan if v is None else as_number(v) for v in values], float)[codes]
             numbers[:, n] = scaled(raw, facets.log_scale[n])
     return Occurrences.of(parts, primary), numbers
 
@@ -157,7 +158,8 @@ def _pairs(
     mixed = earlier[here].astype(np.uint64) * PAIR_MIX[0] ^ primary[here].astype(np.uint64) * PAIR_MIX[1]
     keys = (mixed >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
     column = batch.attributes.get(str(facets.pair_of), np.full(len(batch), None, object))
-    return here, keys, np.array([f"… {as_text(column[e])}" for e in here], object), f, np.ones(len(here))
+    values, codes = factorize(column[here], len(here))
+    return here, keys, np.array([f"… {as_text(v)}" for v in values], object)[codes], f, np.ones(len(here))
 
 
 def as_sessions(batch: Batch, seen: Occurrences, numbers: np.ndarray) -> Sessions:

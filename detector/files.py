@@ -13,9 +13,10 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from importlib import import_module
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -28,6 +29,7 @@ FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv
 HEAD_BYTES = 1024  # a few lines with their times: no two logs begin alike
 TAIL_BYTES = 256  # of the last line read
 PIECE_BYTES = 32 << 20  # memory of one read, whatever the length of its lines
+TOGETHER = 64  # lines that are read at once, where all are whole
 TABLE_ROWS = 4096  # rows that are decoded at once
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -114,6 +116,14 @@ class LineFile:
                 half = not damaged and not self.start and bool(self.head)
             offset = max(offset, self.start)
             stream = self._seek(offset)
+            while not self.compressed and len(lines) < limit and size < PIECE_BYTES and not half and not damaged:
+                some = list(islice(iter(partial(stream.readline, self.longest), b""), min(limit - len(lines), TOGETHER)))
+                if not some or not all(raw.endswith(b"\n") for raw in some):
+                    stream.seek(offset)  # what is unusual is read line by line
+                    break
+                ends = list(accumulate(map(len, some), initial=offset))
+                lines += zip(ends, some, strict=False)
+                size, offset = size + ends[-1] - offset, ends[-1]
             while len(lines) < limit and size < PIECE_BYTES and not half and not damaged:
                 raw = stream.readline(self.longest)
                 length, whole = len(raw), raw.endswith(b"\n") or (final and bool(raw))

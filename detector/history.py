@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -162,19 +162,19 @@ def _pack(batch: Batch, save: Callable[..., None]) -> bytes:
     """One dictionary of texts for all columns; numbers beside it, in the order of columns and events."""
     table: dict[str, int] = {}
     columns = [batch.user, batch.session, batch.event_id, batch.position, *batch.attributes.values()]
-    values = [value for column in columns for value in column.tolist()]  # C * E
-    codes = [table.setdefault(v, len(table)) if isinstance(v, str) else NONE if v is None else NUMBER for v in values]
-    numbers = [v for v in values if isinstance(v, float)]
-    if len(numbers) != codes.count(NUMBER):
-        odd = next(v for v in values if not isinstance(v, str | float) and v is not None)
-        raise ValueError(f"events: a value of type {type(odd).__name__} in a column, expected str, float or None")
+    lists = [column.tolist() for column in columns]
+    odd = set().union(*(map(type, values) for values in lists)) - {str, float, type(None)}
+    if odd:
+        raise ValueError(f"events: a value of type {min(kind.__name__ for kind in odd)} in a column, expected str, float or None")
+    codes = [_codes(values, table) for values in lists]  # (C) of (E,)
+    numbers = [v for values, some in zip(lists, codes, strict=True) if NUMBER in some for v in values if isinstance(v, float)]
     names = [table.setdefault(name, len(table)) for name in batch.attributes]
     texts = [text.encode("utf-8", "surrogatepass") for text in table]  # T
     out = io.BytesIO()
     save(
         out,
         time=batch.time,
-        codes=np.array(codes, np.int32).reshape(len(columns), len(batch)),
+        codes=np.stack(codes),
         numbers=np.array(numbers, float),
         blob=np.frombuffer(b"".join(texts), np.uint8),
         ends=np.cumsum([len(text) for text in texts], dtype=np.int64),
@@ -194,6 +194,14 @@ def where(batch: Batch, mask: np.ndarray) -> Batch:
         batch.event_id[mask],
         batch.position[mask],
     )
+
+
+def _codes(values: list[Any], table: dict[str, int]) -> np.ndarray:
+    """(E,) int32 numbers of the texts, which the table gives or is given; NONE and NUMBER for what is none."""
+    index = {
+        v: table.setdefault(v, len(table)) if isinstance(v, str) else NONE if v is None else NUMBER for v in dict.fromkeys(values)
+    }
+    return np.fromiter(map(index.__getitem__, values), np.int32, len(values))
 
 
 def _compact_day(store: Stage, place: Path, day: str) -> int:

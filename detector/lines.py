@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import date, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from detector.records import Alert, Verdict
 
-TIMES = ("start", "end")
-VERDICT = tuple(f.name for f in fields(Verdict))
+EPOCH = date(1970, 1, 1).toordinal()
 
 
 def rfc3339(seconds: float) -> str:
     """Text of a time in seconds since 1970, UTC: whole seconds, or milliseconds where there are any."""
-    whole = round(seconds * 1000) / 1000
-    return datetime.fromtimestamp(whole, UTC).isoformat(timespec="seconds" if whole == int(whole) else "milliseconds")[:-6] + "Z"
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    day, second = divmod(whole, 86400)
+    text = f"{_date(day)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
+    return f"{text}.{thousandths:03d}Z" if thousandths else f"{text}Z"
+
+
+@lru_cache(1024)
+def _date(day: int) -> str:
+    """Text of the day since 1970."""
+    return date.fromordinal(EPOCH + day).isoformat()
 
 
 def seconds(text: str) -> float:
@@ -30,10 +38,7 @@ def seconds(text: str) -> float:
 
 def verdict_dict(verdict: Verdict) -> dict[str, Any]:
     """A verdict as a JSON-able mapping, keys in the order of the record."""
-    out: dict[str, Any] = {name: getattr(verdict, name) for name in VERDICT}
-    for name in TIMES:
-        out[name] = rfc3339(out[name])
-    return out
+    return {**vars(verdict), "start": rfc3339(verdict.start), "end": rfc3339(verdict.end)}
 
 
 def verdict_line(verdict: Verdict) -> bytes:

@@ -85,14 +85,20 @@ def put(profiles: Profiles, rows: np.ndarray, new: Profiles) -> None:
 
 def lookup(profiles: Profiles, row: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(T,) damped counts of (row, key) in the profiles and the day each was last seen; 0 where unknown."""
-    accounts = len(profiles)
-    if not len(row) or not accounts:
+    if not len(row) or not len(profiles):
         return np.zeros(len(row)), np.zeros(len(row))
-    code = (np.arange(accounts, dtype=np.uint64)[:, None] << np.uint64(32) | profiles.key).ravel()
+    at, known = _find(profiles, row, key)
+    return np.where(known, profiles.weight.ravel()[at], 0.0), np.where(known, profiles.seen.ravel()[at], 0.0)
+
+
+def _find(profiles: Profiles, row: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) the place of (row, key) in the flat (A * K) values, and whether it is there."""
+    accounts, values = profiles.key.shape
+    used = max(int((profiles.key != PAD).sum(axis=1).max()), 1)  # the memory is seldom full
+    code = (np.arange(accounts, dtype=np.uint64)[:, None] << np.uint64(32) | profiles.key[:, :used]).ravel()
     wanted = row.astype(np.uint64) << np.uint64(32) | key.astype(np.uint64)
     at = np.minimum(np.searchsorted(code, wanted), len(code) - 1)
-    known = code[at] == wanted
-    return np.where(known, profiles.weight.ravel()[at], 0.0), np.where(known, profiles.seen.ravel()[at], 0.0)
+    return at // used * values + at % used, code[at] == wanted
 
 
 def learn(profiles: Profiles, table: Sessions, weight: np.ndarray, embedding: np.ndarray, affinity: np.ndarray) -> Profiles:
@@ -135,35 +141,37 @@ LONG_DECAY = 0.98  # per session: the long-term embedding looks back over about 
 def _merge_values(profiles: Profiles, table: Sessions, weight: np.ndarray) -> tuple[np.ndarray, ...]:
     """Values of the profiles with those of one session each added; also which (T,) tokens were new to their profile."""
     accounts, values = profiles.key.shape
-    known, _ = lookup(profiles, table.row, table.key)
-    width = values + int(np.diff(table.indptr).max(initial=0))
+    used = int((profiles.key != PAD).sum(axis=1).max(initial=0))
+    width = used + int(np.diff(table.indptr).max(initial=0))
     key = np.full((accounts, width), PAD)
     held, facet, seen = (np.zeros((accounts, width), kind) for kind in (np.float32, np.int16, np.float32))
-    key[:, :values], held[:, :values], facet[:, :values], seen[:, :values] = (
-        profiles.key,
-        profiles.weight,
-        profiles.facet,
-        profiles.seen,
-    )
+    for column, before in zip(
+        (key, held, facet, seen), (profiles.key, profiles.weight, profiles.facet, profiles.seen), strict=True
+    ):
+        column[:, :used] = before[:, :used]
     day = (table.end / 86400).astype(np.float32)
     added = (table.damped * weight[table.row]).astype(np.float32)
-    fresh = (known == 0) & (added > 0)
-    old = (known > 0) & (added > 0)
-    if old.any():
-        code = (np.arange(accounts, dtype=np.uint64)[:, None] << np.uint64(32) | profiles.key).ravel()
-        flat = np.searchsorted(code, table.row[old].astype(np.uint64) << np.uint64(32) | table.key[old].astype(np.uint64))
-        at = (flat // values, flat % values)
-        held[at] += added[old]
-        seen[at] = np.maximum(seen[at], day[table.row[old]])
-    place = values + np.arange(len(table.key)) - table.indptr[:-1][table.row]
+    flat, known = _find(profiles, table.row, table.key) if accounts else (np.zeros(0, np.int64), np.zeros(0, bool))
+    known &= profiles.weight.ravel()[flat] > 0
+    fresh = ~known & (added > 0)
+    old = known & (added > 0)
+    at = (flat[old] // values, flat[old] % values)
+    held[at] += added[old]
+    seen[at] = np.maximum(seen[at], day[table.row[old]])
+    place = used + np.arange(len(table.key)) - table.indptr[:-1][table.row]
     at = (table.row[fresh], place[fresh])
     key[at], held[at], facet[at], seen[at] = table.key[fresh], added[fresh], table.facet[fresh], day[table.row[fresh]]
-    crowded = np.flatnonzero((key != PAD).sum(axis=1) > values)
-    for a in crowded:  # rare: only accounts with a full memory
-        worst = np.lexsort((key[a], seen[a], held[a], key[a] != PAD))[: width - values]
+    excess = (key != PAD).sum(axis=1) - values
+    for a in np.flatnonzero(excess > 0):  # rare: only accounts with a full memory
+        worst = np.lexsort((key[a], seen[a], held[a], key[a] != PAD))[width - values - excess[a] :][: excess[a]]
         key[a, worst], held[a, worst] = PAD, 0
     order = np.argsort(key, axis=1, kind="stable")[:, :values]
-    return (*(np.take_along_axis(x, order, axis=1) for x in (key, held, facet, seen)), fresh)
+    out = []
+    for column, blanks in ((key, PAD), (held, 0), (facet, 0), (seen, 0)):
+        whole = np.full((accounts, values), blanks, column.dtype)
+        whole[:, : order.shape[1]] = np.take_along_axis(column, order, axis=1)
+        out.append(whole)
+    return (*out, fresh)
 
 
 def to_bytes(profiles: Profiles) -> list[bytes]:

@@ -58,6 +58,7 @@ class Chunk:
     rejects: tuple[Reject, ...]
     position: Mapping[str, object]  # JSON-able
     exhausted: bool  # nothing more is there now
+    marks: np.ndarray | None = None  # (E,) fingerprints of the events, where they are known already
 
 
 @dataclass(frozen=True)

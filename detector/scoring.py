@@ -267,9 +267,8 @@ def _judge_all(
             rows, sure = account[now][last], said[now][last] == OWNER
             taught = belief.lesson(opinion.belief, mine.history, mine.unlearnt)
             weight = np.where((table.end < pack.trusted_until) | (said[now] == OWNER), 1.0, taught)[last]
-            new = learn(
-                take_profiles(mine, last), take(table, np.flatnonzero(last)), weight, embedding[now][last], peers[now][last].sum(1)
-            )
+            before, ended = (mine, table) if last.all() else (take_profiles(mine, last), take(table, np.flatnonzero(last)))
+            new = learn(before, ended, weight, embedding[now][last], peers[now][last].sum(1))
             after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
             put(profiles, rows, replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt)))
             changed[rows] = True

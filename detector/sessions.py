@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from scipy import sparse
 
 from detector.records import Batch
 
@@ -146,6 +147,11 @@ def combine(table: Sessions, group: np.ndarray, groups: int) -> Sessions:
     )
 
 
+def weighted_sums(bounds: np.ndarray, weight: np.ndarray, row: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """(G, X): for each group of tokens bounds[g]:bounds[g+1] the sum of their weight (T,) times their rows (T,) of (V, X)."""
+    return np.asarray(sparse.csr_array((weight, row, bounds), shape=(len(bounds) - 1, len(of))) @ of)
+
+
 def with_volume(table: Sessions) -> np.ndarray:
     """(S, N+1, W): the numbers of the sessions with `volume`, the log of the events, as one more number."""
     x = np.log(np.maximum(table.events, 1)).astype(float)
@@ -171,10 +177,11 @@ def assign(batch: Batch, open_parts: Sessions, gap: float, named_gap: float) -> 
     `open_parts` are all open sessions of the batch's accounts; of one (user, name) only the newest can go on.
     """
     events, count = len(batch), len(batch) + len(open_parts)
-    pairs: dict[tuple[str, str | None], int] = {}
-    users = [*open_parts.user, *batch.user]
-    names = [*open_parts.name, *batch.session]
-    group = np.fromiter((pairs.setdefault(k, len(pairs)) for k in zip(users, names, strict=True)), np.int64, count)
+    users = [*open_parts.user.tolist(), *batch.user.tolist()]
+    names = [*open_parts.name.tolist(), *batch.session.tolist()]
+    keys = list(zip(users, names, strict=True))
+    pairs = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    group = np.fromiter(map(pairs.__getitem__, keys), np.int64, count)
     time = np.concatenate([open_parts.end, batch.time])
     order = np.argsort(group, kind="stable")  # open parts come before events; within a group the arrival order stays
     g, t, real = group[order], time[order], order >= len(open_parts)

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detector.events import LINE_KEPT, LONGEST_NAME, LONGEST_TEXT, OURS, REASONS, Parser, short
+from detector.bulk import flat_objects, moments
+from detector.events import LINE_KEPT, LONGEST_NAME, LONGEST_TEXT, OURS, REASONS, Parser, seconds, short
+from detector.history import concat
 from detector.records import Batch, Reject
 from detector.settings import Duration, EventSettings, SourceSettings
 
@@ -305,3 +307,52 @@ def test_an_empty_csv_cell_is_absent() -> None:
     parser = Parser(SourceSettings(name="log"), EVENTS)
     taken = parser.take([(parser.csv_row(CSV_NAMES), [("1", b"2020-01-01T00:00:00Z,ann,")])], NOW)
     assert list(taken.batch.attributes) == ["action"]
+
+
+FORMS = ("{}Z", "{}.5Z", "{}.250Z", "{}.000001Z", "{}+05:30", "{}.125-11:00")
+MOMENTS = ("1970-01-01T23:59:59", "1999-12-31T00:00:00", "2000-02-29T12:30:15", "2024-02-29T23:00:01", "2026-03-01T00:00:00")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_times_of_one_form_are_the_same_read_together_as_alone(form: str) -> None:
+    texts = [form.format(moment) for moment in MOMENTS]
+    together = moments(texts)
+    assert together is not None
+    assert together.tolist() == [seconds(text, 1e12) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "text", ["2025-02-29T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01 00:00:00Z", "2026-01-01T00:00:6OZ"]
+)
+def test_one_odd_time_among_others_has_all_of_them_read_alone(text: str) -> None:
+    assert moments([f"{MOMENTS[0]}Z", text]) is None
+
+
+@pytest.mark.parametrize(
+    "odd", [b'{"a":1}{"b":2}', b'{"a":"x', b"", b"[1]", b'{"a":{"b":1}}', b'{"a":"\\u0000"}', b'{"a":1,', b'"b":2}', b'{"a":[{}]}']
+)
+def test_one_odd_line_among_others_has_all_of_them_read_alone(odd: bytes) -> None:
+    assert flat_objects([b'{"a":1}\n', b'{"b":"x"}\r\n'], 100) == [{"a": 1}, {"b": "x"}]
+    assert flat_objects([b'{"a":1}\n', odd + b"\n", b'{"b":"x"}\n'], 100) is None
+
+
+def test_lines_taken_together_are_what_they_are_alone() -> None:
+    usual = [
+        b'{"time":"2020-01-01T00:00:%02dZ","user":"u%d","page":"p%d","n":%d.5,"id":"%d"}' % (n, n % 3, n % 7, n, n)
+        for n in range(60)
+    ]
+    odd = [
+        b"{}",
+        b'{"time":1,"user":7}',
+        b'{"time":"2020-01-01T00:00:00Z","user":" "}',
+        b'{"time":"2020-01-01T00:00:00Z","user":"u","x":1e999}',
+    ]
+    parser = Parser(SourceSettings(), EventSettings())
+    for lines in (usual, usual + odd):
+        labelled = [(str(n), line) for n, line in enumerate(lines)]
+        together, refused = parser.parse(labelled, NOW)
+        alone = concat([parser.parse([one], NOW)[0] for one in labelled])
+        assert {r.position for r in refused} == ({"60", "62", "63"} if len(lines) > 60 else set())
+        for name in ("time", "user", "session", "event_id", "position"):
+            assert getattr(together, name).tolist() == getattr(alone, name).tolist()
+        assert {n: c.tolist() for n, c in together.attributes.items()} == {n: c.tolist() for n, c in alone.attributes.items()}
