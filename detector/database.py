@@ -12,7 +12,7 @@ from pathlib import Path
 from detector.errors import StoreBusyError, StoreDamagedError, StoreError
 
 LOCK = "unlike.lock"
-APPLICATION, VERSION = 0x756E6C6B, 3  # "unlk" and the schema's version, in the file's header
+APPLICATION, VERSION = 0x756E6C6B, 4  # "unlk" and the schema's version, in the file's header
 CHECKED_WHOLE = 256 << 20  # bytes: up to here the whole file is checked at opening, in about half a second
 CHECKPOINT_PAGES = 8192  # 32 MB of log between checkpoints: hot pages are written to the file once, not at each commit
 CACHE_KIB = 65536  # upper levels of the indexes of a million accounts stay in memory

@@ -20,6 +20,7 @@ from scipy import sparse
 
 from detector.records import Batch
 
+MOST_VALUES = 512  # of one facet that a session remembers: the first ones; so an open session costs the same however long it is
 STATISTICS = 5  # W: count, sum, sum of squares, least, largest
 
 
@@ -106,16 +107,29 @@ def concat(tables: list[Sessions]) -> Sessions:
 def tokens(
     row: np.ndarray, key: np.ndarray, facet: np.ndarray, count: np.ndarray, text: np.ndarray, rows: int
 ) -> dict[str, np.ndarray]:
-    """Token columns of a table from loose (T,) occurrences: equal keys of a row are added up, ordered by key."""
+    """Token columns of a table from loose (T,) occurrences, in the order of their arrival within a row.
+
+    Equal keys of a row are added up, ordered by key. Of a facet that has more than MOST_VALUES in a row the first to come stay.
+    """
     code = (row.astype(np.uint64) << np.uint64(32)) | key.astype(np.uint64)
     code, first, inverse = np.unique(code, return_index=True, return_inverse=True)
     owner = (code >> np.uint64(32)).astype(np.int64)
-    return {
+    columns = {
         "indptr": np.searchsorted(owner, np.arange(rows + 1)),
         "key": (code & np.uint64(0xFFFFFFFF)).astype(np.uint32),
         "facet": facet[first].astype(np.int16),
         "count": np.bincount(inverse, count, len(code)).astype(np.float32),
         "text": text[first],
+    }
+    if np.diff(columns["indptr"]).max(initial=0) <= MOST_VALUES:
+        return columns
+    order = np.lexsort((first, columns["facet"], owner))
+    cell = owner[order] << 16 | columns["facet"][order]
+    heads = np.flatnonzero(np.diff(cell, prepend=-1))
+    place = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
+    kept = np.sort(order[place < MOST_VALUES])
+    return {"indptr": np.searchsorted(owner[kept], np.arange(rows + 1))} | {
+        name: column[kept] for name, column in columns.items() if name != "indptr"
     }
 
 

@@ -4,10 +4,14 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detector import sessions
+from detector.encoder import Encoder, encode, measures
 from detector.facets import Facets, as_sessions, observe
+from detector.opened import open_to_bytes
 from detector.records import Batch
 from detector.sessions import Sessions, assign, close_time, combine, concat, empty, running_maximum, take
 from tests.logs import batch_of, part, rows_of_people
@@ -67,6 +71,13 @@ def test_any_cut_of_the_batches_gives_the_same_sessions_bit_for_bit(seed: int, s
     ]
     batch = batch_of(rows)
     expected = whole(batch)
+    opened = in_pieces(batch, size)
+    found = take(opened, np.lexsort((opened.start, opened.user.astype(str))))
+    assert same(found, take(expected, np.lexsort((expected.start, expected.user.astype(str)))))
+
+
+def in_pieces(batch: Batch, size: int) -> Sessions:
+    """The open sessions after a batch that came in pieces."""
     opened = empty(2)
     for low in range(0, len(batch), size):
         piece = part(batch, slice(low, low + size))
@@ -79,19 +90,51 @@ def test_any_cut_of_the_batches_gives_the_same_sessions_bit_for_bit(seed: int, s
             concat([take(opened, a.continues[continued]), single]), np.concatenate([continued, a.session]), len(a.continues)
         )
         opened = concat([take(opened, rest), grown])
-    found = take(opened, np.lexsort((opened.start, opened.user.astype(str))))
-    assert same(found, take(expected, np.lexsort((expected.start, expected.user.astype(str)))))
+    return opened
+
+
+def one_long_session(events: int) -> Batch:
+    rng = np.random.default_rng(1)
+    rows = [
+        {"time": n * 0.05, "user": "u", "action": f"a{rng.integers(9)}", "page": f"p{rng.integers(10**6)}"} for n in range(events)
+    ]
+    return batch_of(rows)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 999])
+def test_of_too_many_values_the_first_stay_wherever_the_batches_were_cut(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MOST_VALUES", 40)
+    batch = one_long_session(1000)
+    table = in_pieces(batch, size)
+    assert same(table, whole(batch))
+    pages = FACETS.text.index("page")
+    assert set(table.text[table.facet == pages]) == set(list(dict.fromkeys(batch.attributes["page"].tolist()))[:40])
+    assert table.events.tolist() == [1000]
+    assert table.count[table.facet == FACETS.text.index("action")].sum() == 1000
+
+
+def test_an_open_session_grown_event_by_event_is_embedded_as_one_computed_afresh() -> None:
+    torch.manual_seed(0)
+    batch, model = one_long_session(2000), Encoder(len(FACETS.number) + 1).double().eval()
+    centre, spread = np.zeros(len(FACETS.number) + 1), np.ones(len(FACETS.number) + 1)
+    grown, afresh = (encode(model, t, measures(t, centre, spread)) for t in (in_pieces(batch, 50), whole(batch)))
+    assert np.abs(grown - afresh).max() <= 1e-5
+
+
+def test_an_open_session_takes_no_more_room_however_long_it_is() -> None:
+    short, long = (len(open_to_bytes(whole(one_long_session(n)))["u"]) for n in (3000, 30_000))
+    assert long < 1.01 * short
 
 
 def test_parts_of_sessions_merge_to_the_whole() -> None:
     batch = batch_of(rows_of_people(3, 4))
     a = assign(batch, empty(2), GAP, NAMED_GAP)
     seen, numbers = observe(batch, a, empty(2), FACETS)
-    single, sessions = as_sessions(batch, seen, numbers), len(a.continues)
+    single, count = as_sessions(batch, seen, numbers), len(a.continues)
     early = a.ordinal <= 2  # the first two events of every session
     parts, number = zip(*((take(single, np.flatnonzero(m)), a.session[m]) for m in (early, ~early)), strict=True)
-    merged = combine(concat(list(parts)), np.concatenate(number), sessions)
-    assert same(merged, combine(single, a.session, sessions))
+    merged = combine(concat(list(parts)), np.concatenate(number), count)
+    assert same(merged, combine(single, a.session, count))
 
 
 def test_take_and_concat_are_inverse() -> None:
