@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 from scipy import special, stats
 
-from detector.profiles import LEVELS, Profiles, lookup
+from detector.profiles import Profiles, lookup
 from detector.sessions import Sessions, weighted_sums, with_volume
 
 EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
@@ -205,8 +205,10 @@ def tail(values: np.ndarray, mu: np.ndarray, kappa: np.ndarray, alpha: np.ndarra
 
 def embedding_channels(profiles: Profiles, embedding: np.ndarray, population: Population) -> np.ndarray:
     """(S, 3) nats: strangers' likeness over the nearest remembered sessions'; distance to the long-term one; peers over owner."""
-    likeness = np.matmul(profiles.bank.astype(np.float64), embedding.astype(np.float64)[:, :, None])[:, :, 0] / LEVELS
-    free = ~np.any(profiles.bank != 0, axis=2)
+    bank = profiles.bank.astype(np.float64)
+    size = np.sqrt(np.einsum("sbd,sbd->sb", bank, bank))
+    free = size == 0
+    likeness = np.matmul(bank, embedding.astype(np.float64)[:, :, None])[:, :, 0] / np.where(free, 1.0, size)
     likeness = np.sort(np.where(free, -1.0, likeness), axis=1)[:, ::-1]
     held = np.minimum(np.maximum((~free).sum(axis=1), 1), NEAREST)
     nearest = np.where(np.arange(NEAREST) < held[:, None], likeness[:, :NEAREST], 0).sum(axis=1) / held

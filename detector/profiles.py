@@ -17,7 +17,7 @@ VALUES = 384  # K: the heaviest so many values of an account; a person's habits 
 BANK = 24  # B: remembered sessions; nearest-of-24 is where the gain over fewer flattens
 PAD = np.uint32(0xFFFFFFFF)
 NEVER = -1.0
-LEVELS = 127  # of a component of a remembered session: blurs a likeness by about 0.002, and is a quarter of the bytes
+LEVELS = 127  # the largest component of a remembered session: blurs a likeness by less than 0.001, for a quarter of the bytes
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Profiles:
     kinds: np.ndarray  # (A, F) float32, distinct values ever
     number: np.ndarray  # (A, N, 3) float64: weight, sum, sum of squares
     affinity: np.ndarray  # (A, J) float32: log-likelihood of the account's values under each peer
-    bank: np.ndarray  # (A, B, D) int8: unit vectors in steps of 1 / LEVELS, zeros where free
+    bank: np.ndarray  # (A, B, D) int8: directions of remembered sessions, zeros where free
     long: np.ndarray  # (A, D) float32, decayed sum of session embeddings: the long-term embedding, unnormalised
     history: np.ndarray  # (A,) int64, sessions known
     last: np.ndarray  # (A,) float64, end of the newest session; NEVER
@@ -118,7 +118,7 @@ def learn(profiles: Profiles, table: Sessions, weight: np.ndarray, embedding: np
     slot = profiles.history % BANK
     bank = profiles.bank.copy()
     rows = np.flatnonzero(weight > 0.5)  # a doubtful session is not remembered as the owner's
-    bank[rows, slot[rows]] = np.rint(embedding[rows] * LEVELS)
+    bank[rows, slot[rows]] = np.rint(embedding[rows] * (LEVELS / np.abs(embedding[rows]).max(axis=1, keepdims=True)))
     return replace(
         profiles,
         key=key,

@@ -26,13 +26,12 @@ from pathlib import Path
 import numpy as np
 
 START = 1_767_225_600
-DAYS = 30
 ACTIONS = ("open", "read", "edit", "search", "download", "share", "pay", "login")
 CHUNK = 100_000  # events written at a time
 
 
-def generate(path: Path, events: int, accounts: int, seed: int = 0) -> None:
-    """A log in order of time: every account has devices, networks, pages, hours and amounts of its own."""
+def generate(path: Path, events: int, accounts: int, days: int = 30, seed: int = 0) -> np.ndarray:
+    """A log in order of time: every account has devices, networks, pages, hours and amounts of its own. Gives the (E,) times."""
     rng = np.random.default_rng(seed)
     device, network, country = (
         rng.integers(0, 3 * accounts, (accounts, 2)),
@@ -43,7 +42,7 @@ def generate(path: Path, events: int, accounts: int, seed: int = 0) -> None:
     sessions = events // 8
     who = rng.integers(0, accounts, sessions)
     start = np.sort(
-        rng.integers(0, DAYS, sessions) * 86400
+        rng.integers(0, days, sessions) * 86400
         + ((hour[who] + rng.integers(-2, 3, sessions)) % 24) * 3600
         + rng.integers(0, 3600, sessions)
     )
@@ -74,6 +73,7 @@ def generate(path: Path, events: int, accounts: int, seed: int = 0) -> None:
                 f'"browser":"b{b}","amount":{m},"bytes":{s}}}\n'
                 for u, t, a, d, n, c, p, b, m, s in zip(*(x.tolist() for x in (*columns, *more)), strict=True)
             )
+    return np.asarray(times.ravel()[order] + START, float)
 
 
 def parse_only(path: Path) -> float:
