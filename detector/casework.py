@@ -354,7 +354,7 @@ def of_user(batches: Iterable[Batch], user: str) -> Iterator[Batch]:
     for batch in batches:
         mask = batch.user == user
         if mask.any():
-            yield history.where(batch, mask)
+            yield history.select(batch, mask)
 
 
 def kept_sessions(store: Book, user: str, numbers: int) -> Sessions:

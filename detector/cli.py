@@ -221,15 +221,18 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _history(
-    settings: Settings, events: Sequence[str], until: float
-) -> tuple[Batch, dict[tuple[str, float], float], dict[tuple[str, float], Label]]:
-    """All events before `until` of files, or of the stored history where none are named; if known, doubt and labels of sessions."""
+    settings: Settings, events: Sequence[str], until: float, most: int = 0
+) -> tuple[Batch, float, dict[tuple[str, float], float], dict[tuple[str, float], Label]]:
+    """Events before `until` of files, or of the stored history where none are named; if known, doubt and labels of sessions.
+
+    Of more than `most` events (where it is not 0) those of a sample of the accounts; the second is its share of all accounts.
+    """
     import msgspec
 
     from detector import history
     from detector.belief import DOUBTED
     from detector.casework import Case, labels_of
-    from detector.cycle import select
+    from detector.history import select
     from detector.lines import seconds
     from detector.settings import SourceSettings
     from detector.sources import read_all
@@ -240,16 +243,18 @@ def _history(
     if events:
         fields = settings.source[0] if settings.source else SourceSettings()
         chunks = read_all(events, fields, settings.events, settings.cycle.batch_events, time.time())
-        batches = [c.batch for c in chunks if len(c.batch)]
+        batches = (select(c.batch, c.batch.time < until) for c in chunks)
+        past, share = history.thinned(batches, most) if most else (history.concat(list(batches)), 1.0)
     else:
         store = SqliteStore.reader(settings.state.folder)
-        batches = list(history.read(store, Path(settings.state.folder), until=until))
+        stored = history.read(store, Path(settings.state.folder), until=until)
+        past, share = history.thinned(stored, most) if most else (history.concat(list(stored)), 1.0)
         judged = [msgspec.json.decode(body) for body in store.verdicts(float("-inf"), until)]
         doubtful = {(v["user"], seconds(v["start"])): v["belief"] for v in judged if v["belief"] >= DOUBTED}
         cases = {user: msgspec.msgpack.decode(body, type=Case) for user, body in store.cases().items()}
         labels = labels_of(cases, {i.id: i.shown_for for i in store.incidents()})
         store.close()
-    return history.concat([select(b, b.time < until) for b in batches]), doubtful, labels
+    return past, share, doubtful, labels
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -259,7 +264,8 @@ def _train(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     until = _time(options.until, "--until") if options.until else float("inf")
-    past, doubtful, labels = _history(settings, options.events, until)
+    limits = settings.training
+    past, share, doubtful, labels = _history(settings, options.events, until, limits.max_events)
     folder = packs_folder(settings)
     installed = pack.installed(folder)
     old = None
@@ -269,7 +275,7 @@ def _train(options: argparse.Namespace) -> int:
         except PackError as error:
             say(f"unlike: the present pack is not readable and is not compared with: {error}")
     trusted = old.trusted_until if old is not None else until if options.until else None
-    new = training.train(past, settings.attributes, settings.session, settings.training, settings.seed, trusted, doubtful, labels)
+    new = training.train(past, settings.attributes, settings.session, limits, settings.seed, trusted, doubtful, labels, share)
     folder.mkdir(parents=True, exist_ok=True)
     pack.save(new, folder)
     for line in training.report_lines(new.report):
@@ -343,7 +349,7 @@ def _rehearse(options: argparse.Namespace) -> int:
     hold = held_back(options.held_back)
     if options.takeovers is not None and options.takeovers < 1:
         raise SettingsError(f"--takeovers {options.takeovers}: expected at least 1")
-    log, doubtful, _ = _history(settings, options.events, float("inf"))
+    log, _, doubtful, _ = _history(settings, options.events, float("inf"))
     with progress_bars() as progress:
         found = rehearse(
             log, settings, time.time(), hold=hold, each=options.takeovers, doubtful=doubtful, tell=say, progress=progress

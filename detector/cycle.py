@@ -19,6 +19,7 @@ from alerts.policy import Policy
 from detector import calibration, drift, history, scoring, training
 from detector.casework import Casework, Part, stored_events
 from detector.guidance import NOBODY, Guidance
+from detector.history import select
 from detector.opened import open_from_bytes, open_to_bytes
 from detector.pack import Pack
 from detector.profiles import Profiles, blank, from_bytes, put, to_bytes
@@ -44,14 +45,6 @@ class EngineState(msgspec.Struct, frozen=True):
     days: dict[int, list[int]] = msgspec.field(default_factory=dict)  # of the last days under this pack; see drift
     watch: calibration.Watch = calibration.Watch()
     audit: tuple[int, str] = NONE  # number and hash of its newest entry
-
-
-def select(batch: Batch, rows: np.ndarray) -> Batch:
-    """The events at `rows` (mask or indices); the same batch where the mask leaves none out."""
-    if rows.dtype == bool and rows.all():
-        return batch
-    columns = {name: column[rows] for name, column in batch.attributes.items()}
-    return Batch(batch.time[rows], batch.user[rows], batch.session[rows], columns, batch.event_id[rows], batch.position[rows])
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def encode(batch: Batch) -> list[tuple[str, bytes]]:
     Raises ValueError where a column holds anything but str, float and None.
     """
     days = np.floor(batch.time / DAY)  # (E,)
-    return [(str(np.datetime64(int(day), "D")), _pack(where(batch, days == day), np.savez)) for day in np.unique(days)]
+    return [(str(np.datetime64(int(day), "D")), _pack(select(batch, days == day), np.savez)) for day in np.unique(days)]
 
 
 def decode(data: bytes, name: object = "events") -> Batch:
@@ -96,6 +96,43 @@ def concat(batches: Sequence[Batch]) -> Batch:
         event_id=joined(b.event_id for b in batches),
         position=joined(b.position for b in batches),
     )
+
+
+def thinned(batches: Iterable[Batch], most: int) -> tuple[Batch, float]:
+    """All events and 1.0; or, where they are more than `most`, those of a sample of the accounts, and its share of all accounts.
+
+    Without their ids and positions, and each distinct value once in memory.
+    """
+    kept: list[Batch] = []
+    events, share = 0, 1.0
+    table: dict[object, object] = {}
+    for batch in batches:
+        kept.append(_lean(select(batch, lots(batch.user) < share) if share < 1 else batch, table))
+        events += len(kept[-1])
+        while events > most:
+            share /= 2
+            kept = [part for b in kept if len(part := select(b, lots(b.user) < share))]
+            events = sum(map(len, kept))
+    return concat(kept), share
+
+
+def _lean(batch: Batch, table: dict[object, object]) -> Batch:
+    def shared(column: np.ndarray) -> np.ndarray:
+        values = column.tolist()
+        index = {value: n for n, value in enumerate(dict.fromkeys(values))}
+        once = np.empty(len(index), object)
+        once[:] = [table.setdefault(value, value) for value in index]
+        return once[np.fromiter(map(index.__getitem__, values), np.int64, len(values))]
+
+    none = np.full(len(batch), None, object)
+    columns = {name: shared(column) for name, column in batch.attributes.items()}
+    return Batch(batch.time, shared(batch.user), shared(batch.session), columns, none, none)
+
+
+def lots(users: np.ndarray) -> np.ndarray:
+    """(E,) in [0, 1): what decides whether an account is in a sample, the same at any time."""
+    drawn = {user: zlib.crc32(user.encode("utf-8", "surrogatepass")) / 2**32 for user in dict.fromkeys(users.tolist())}
+    return np.fromiter(map(drawn.__getitem__, users.tolist()), float, len(users))
 
 
 def compact(store: Stage, folder: str | Path) -> int:
@@ -139,7 +176,7 @@ def read(store: Stage, folder: str | Path | None, since: float | None = None, un
             for batch in chain(stored, staged):
                 wanted = (batch.time >= least) & (batch.time < end)
                 if wanted.any():
-                    yield batch if wanted.all() else where(batch, wanted)
+                    yield select(batch, wanted)
 
 
 def prune(folder: str | Path, before: float) -> int:
@@ -184,16 +221,12 @@ def _pack(batch: Batch, save: Callable[..., None]) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def where(batch: Batch, mask: np.ndarray) -> Batch:
-    """The events at which the mask (E,) is true."""
-    return Batch(
-        batch.time[mask],
-        batch.user[mask],
-        batch.session[mask],
-        {name: values[mask] for name, values in batch.attributes.items()},
-        batch.event_id[mask],
-        batch.position[mask],
-    )
+def select(batch: Batch, rows: np.ndarray) -> Batch:
+    """The events at `rows` (mask or indices); the same batch where the mask leaves none out."""
+    if rows.dtype == bool and rows.all():
+        return batch
+    columns = {name: column[rows] for name, column in batch.attributes.items()}
+    return Batch(batch.time[rows], batch.user[rows], batch.session[rows], columns, batch.event_id[rows], batch.position[rows])
 
 
 def _codes(values: list[Any], table: dict[str, int]) -> np.ndarray:

@@ -118,7 +118,8 @@ def learn(profiles: Profiles, table: Sessions, weight: np.ndarray, embedding: np
     slot = profiles.history % BANK
     bank = profiles.bank.copy()
     rows = np.flatnonzero(weight > 0.5)  # a doubtful session is not remembered as the owner's
-    bank[rows, slot[rows]] = np.rint(embedding[rows] * (LEVELS / np.abs(embedding[rows]).max(axis=1, keepdims=True)))
+    largest = np.abs(embedding[rows]).max(axis=1, keepdims=True, initial=1e-9)
+    bank[rows, slot[rows]] = np.rint(embedding[rows] * (LEVELS / largest))
     return replace(
         profiles,
         key=key,

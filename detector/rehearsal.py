@@ -22,9 +22,10 @@ import numpy as np
 
 from detector import splicing, training
 from detector.attacks import KINDS
-from detector.cycle import Engine, rebuild, select, settle
+from detector.cycle import Engine, rebuild, settle
 from detector.errors import SettingsError, TrainingError
 from detector.fusion import auc
+from detector.history import select
 from detector.lines import rfc3339
 from detector.pack import Pack
 from detector.profiles import Profiles

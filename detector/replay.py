@@ -10,9 +10,9 @@ import numpy as np
 
 from detector import training
 from detector.belief import DOUBTED
-from detector.cycle import Engine, move, select
+from detector.cycle import Engine, move
 from detector.errors import TrainingError
-from detector.history import concat
+from detector.history import concat, select
 from detector.lines import alert_line, verdict_line
 from detector.pack import Pack
 from detector.records import Alert, Batch, Changes, Chunk, Verdict

@@ -84,7 +84,8 @@ class TrainingSettings(Section, frozen=True):
     growth: Annotated[float, msgspec.Meta(ge=0)] = 0.5  # due when sessions have grown by this share since the last pack
     min_sessions: Annotated[int, msgspec.Meta(ge=1)] = 300  # less teaches an encoder nothing
     min_accounts: Annotated[int, msgspec.Meta(ge=2)] = 5  # "somebody else" needs others
-    max_sessions: Annotated[int, msgspec.Meta(ge=100)] = 60_000  # the newest so many; bounds time and memory
+    max_sessions: Annotated[int, msgspec.Meta(ge=100)] = 60_000  # the newest, or of a sample of accounts; bounds time
+    max_events: Annotated[int, msgspec.Meta(ge=1000)] = 10_000_000  # more are thinned to a sample of accounts; bounds memory
 
 
 class HistorySettings(Section, frozen=True):

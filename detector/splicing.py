@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detector.attacks import KINDS
-from detector.cycle import select
 from detector.facets import as_number
-from detector.history import concat
+from detector.history import concat, select
 from detector.records import Batch
 from detector.sessions import assign, empty
 

@@ -10,7 +10,7 @@ Axes: S sessions, C channels, A accounts, J peers, F text facets, N numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -31,6 +31,7 @@ from detector.evidence import (
     text_channels,
 )
 from detector.facets import Facets, as_number, as_sessions, discover, observe
+from detector.history import lots, select
 from detector.pack import Pack, content_id
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
 from detector.profiles import take as take_profiles
@@ -75,6 +76,40 @@ def sessions_of(batch: Batch, facets: Facets, rules: SessionSettings) -> Session
     return take(table, np.lexsort((table.start, table.user.astype(str), close_time(table, rules.gap, rules.named_gap))))
 
 
+def _sample(batch: Batch, rules: SessionSettings, most: int, always: Set[str]) -> tuple[int, float, np.ndarray]:
+    """How many accounts there are, sessions a day in the last month, and (E,) which events to learn from.
+
+    Where there are more than `most` sessions: the newest of all accounts, as long as an account has HABIT of them; where that is
+    too few to know anybody, a sample of the accounts with more of theirs. Accounts `always` are in it.
+    """
+    assignment = assign(batch, empty(0), rules.gap, rules.named_gap)
+    first = assignment.arrival  # (S,)
+    user, start = batch.user[first], batch.time[first]
+    codes: dict[str, int] = {}
+    account = np.array([codes.setdefault(u, len(codes)) for u in user.tolist()], np.int64)  # (S,)
+    accounts, names = len(codes), np.array(list(codes), object)  # (A,)
+    newest = float(batch.time.max())
+    days = min(max((newest - float(batch.time.min())) / 86400, 1 / 24), 28)
+    sizes = accounts, float((start > newest - 28 * 86400).sum() / days)
+    if len(start) <= most:
+        return *sizes, np.ones(len(batch), bool)
+    order = np.argsort(-start, kind="stable")  # newest first
+    reach = most
+    while reach < len(start) and reach < HABIT * len(np.unique(account[order[:reach]])):
+        reach = min(2 * reach, len(start))
+    within = order[:reach]
+    held = np.bincount(account[within], minlength=accounts)
+    drawn = np.argsort(lots(names), kind="stable")
+    taken = np.array([name in always for name in codes])
+    taken[drawn[: np.searchsorted(np.cumsum(held[drawn]), most, side="right")]] = True
+    chosen = np.zeros(len(start), bool)
+    chosen[within] = taken[account[within]]
+    return *sizes, chosen[assignment.session]
+
+
+HABIT = 20  # sessions of an account, from which its habits show
+
+
 def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     """Which facets a history has: attributes by kind, derived ones where they vary, the scale of numbers by likelihood."""
     step = max(1, len(batch) // SAMPLE_EVENTS)
@@ -109,24 +144,27 @@ def train(
     trusted_until: float | None = None,
     doubtful: Mapping[tuple[str, float], float] = NO_DOUBT,
     labels: Mapping[tuple[str, float], Label] = NO_LABELS,
+    share: float = 1.0,
 ) -> Pack:
     """A pack from a history of events in the order of their arrival. Raises TrainingError where there is too little.
 
     trusted_until: sessions that ended before it are learnt without doubt; the end of this history where None. doubtful: (user,
     start) -> belief, of sessions judged before: likely thieves' teach nothing, and all but certain ones' set no reference either.
     labels: (user, start) -> what people said of a session, which goes before doubt: a confirmed takeover teaches the fusion.
+    share: of all accounts that are in the history given.
     """
     if not len(batch):
         raise TrainingError(f"no events to learn from; {limits.min_sessions} sessions of {limits.min_accounts} accounts are needed")
     found = find_facets(batch, kinds)
-    table = sessions_of(batch, found, rules)
+    newest, days = float(batch.time.max()), max(float(batch.time.max() - batch.time.min()) / 86400, 1 / 24)
+    accounts, a_day, chosen = _sample(batch, rules, limits.max_sessions, {user for user, _ in labels})
+    table = sessions_of(select(batch, chosen), found, rules)
     found, table = _without_constants(found, table)
     told = [labels.get(pair) for pair in zip(table.user, table.start.tolist(), strict=True)]
     doubt = np.array([doubtful.get(pair, 0.0) for pair in zip(table.user, table.start.tolist(), strict=True)])
     doubt = np.array([d if label is None else float(not label.owner) for d, label in zip(doubt, told, strict=True)])
     said = _Said.of(table, told)
     table, doubt = take(table, np.flatnonzero(doubt < belief.CERTAIN)), doubt[doubt < belief.CERTAIN]
-    table = take(table, np.arange(max(0, len(table) - limits.max_sessions), len(table)))
     users, account = np.unique(table.user.astype(str), return_inverse=True)
     several = int((np.bincount(account) >= 2).sum())
     if len(table) < limits.min_sessions or several < limits.min_accounts:
@@ -146,17 +184,15 @@ def train(
     population = replace(final.population, **fitted)
     seen = encoder.encode(final.model, late[0], encoder.measures(late[0], population.centre, population.spread))
     usual = drift.reference(take(table, np.arange(cut)), late[0], seen, ps, first.population.vocabulary, len(found.text))
-    newest = float(batch.time.max())
-    days = max((newest - float(batch.time.min())) / 86400, 1 / 24)
     report |= {
-        "accounts": len(users),
+        "accounts": round(accounts / share),
+        "learnt_accounts": len(users),
         "sessions": len(table),
         "events": len(batch),
         "days": round(days, 2),
         "text": list(found.text),
         "number": [f"{n} (log)" if log else n for n, log in zip(found.number, found.log_scale, strict=True)],
     }
-    month = table.end > newest - 28 * 86400
     pack = Pack(
         id="",
         facets=found,
@@ -167,7 +203,7 @@ def train(
         trusted_until=newest if trusted_until is None else trusted_until,
         trained_until=newest,
         sessions=len(table),
-        sessions_per_day=float(month.sum() / min(days, 28)),
+        sessions_per_day=a_day / share,
         seed=seed,
         report=report,
         drift=usual,
@@ -529,9 +565,9 @@ def worse(new: Pack, old: Pack | None, tolerance: float = 0.02) -> str | None:
 def report_lines(report: Mapping[str, Any]) -> Sequence[str]:
     """The report of a training as lines for people."""
     kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in report["caught_at_1_percent"].items())
-    size = f"{report['events']:,} events, {report['sessions']:,} sessions of {report['accounts']:,} accounts"
+    size = f"{report['events']:,} events of {report['accounts']:,} accounts over {report['days']:g} days"
     return (
-        f"learnt from {size} over {report['days']:g} days",
+        f"learnt from {size}: {report['sessions']:,} sessions of {report['learnt_accounts']:,} accounts",
         f"facets: {', '.join(report['text'])}; numbers: {', '.join(report['number']) or 'none'}",
         f"simulated takeovers on held-back time: AUC {report['simulated_auc']:.3f}; caught at 1 % false alarms: {kinds}",
     )

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from detector.cycle import select
 from detector.events import Parser, objects
+from detector.history import select
 from detector.recent import Recent, fingerprints
 from detector.records import Batch
 from detector.settings import EventSettings, SourceSettings

@@ -20,8 +20,9 @@ from alerts.rehearsals import COLUMNS, page, span
 from detector import rehearsal, splicing
 from detector.attacks import KINDS
 from detector.cli import main
-from detector.cycle import Engine, rebuild, select
+from detector.cycle import Engine, rebuild
 from detector.errors import SettingsError, TrainingError
+from detector.history import select
 from detector.lines import rfc3339
 from detector.pack import Pack
 from detector.records import Alert, Batch, Chunk, Verdict

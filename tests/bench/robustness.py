@@ -17,10 +17,10 @@ from unittest import mock
 import numpy as np
 
 from detector import scoring, training
-from detector.cycle import Engine, select
+from detector.cycle import Engine
 from detector.evidence import channels
 from detector.fusion import auc
-from detector.history import concat
+from detector.history import concat, select
 from detector.lines import seconds
 from detector.pack import Pack
 from detector.profiles import Profiles
