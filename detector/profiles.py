@@ -177,26 +177,36 @@ def _merge_values(profiles: Profiles, table: Sessions, weight: np.ndarray) -> tu
 
 
 def to_bytes(profiles: Profiles) -> list[bytes]:
-    """One record per account: the number of values, then every column of the row, padding left out."""
+    """One record per account: how many values and remembered sessions, then every column of the row, padding left out."""
     used = (profiles.key != PAD).sum(axis=1).tolist()
+    held = np.minimum(profiles.history, BANK).tolist()
     values = [getattr(profiles, column) for column in VALUE_COLUMNS]
     rest = np.zeros(len(profiles), _rest_of(profiles))
     for name in rest.dtype.names or ():
         rest[name] = getattr(profiles, name)
     ends, size = rest.tobytes(), rest.dtype.itemsize
     return [
-        b"".join([n.to_bytes(2, "little"), *(column[a, :n].tobytes() for column in values), ends[a * size : (a + 1) * size]])
-        for a, n in enumerate(used)
+        b"".join(
+            [
+                n.to_bytes(2, "little"),
+                b.to_bytes(1, "little"),
+                *(column[a, :n].tobytes() for column in values),
+                profiles.bank[a, :b].tobytes(),
+                ends[a * size : (a + 1) * size],
+            ]
+        )
+        for a, (n, b) in enumerate(zip(used, held, strict=True))
     ]
 
 
 def _rest_of(profiles: Profiles) -> np.dtype:
-    """One row of all columns but those of the values, packed."""
-    columns = [(f.name, getattr(profiles, f.name)) for f in fields(profiles) if f.name not in VALUE_COLUMNS]
+    """One row of all columns of a fixed length, packed."""
+    columns = [(f.name, getattr(profiles, f.name)) for f in fields(profiles) if f.name not in (*VALUE_COLUMNS, "bank")]
     return np.dtype([(name, column.dtype, column.shape[1:]) for name, column in columns])
 
 
 VALUE_COLUMNS = ("key", "weight", "facet", "seen")
+HEADER = 3  # bytes
 
 
 def from_bytes(records: list[bytes | None], shape: Shape, doubt: float) -> Profiles:
@@ -206,20 +216,28 @@ def from_bytes(records: list[bytes | None], shape: Shape, doubt: float) -> Profi
     widths = [getattr(profiles, column).itemsize for column in VALUE_COLUMNS]
     known = [(a, record) for a, record in enumerate(records) if record is not None]
     counts = [int.from_bytes(record[:2], "little") for _, record in known]
-    for n, (_, record) in zip(counts, known, strict=True):
-        size = 2 + n * sum(widths) + kind.itemsize
+    held = [record[2] for _, record in known]
+    for n, b, (_, record) in zip(counts, held, known, strict=True):
+        size = HEADER + n * sum(widths) + b * shape.width + kind.itemsize
         if len(record) != size:
             raise StoreDamagedError(f"profile: a record of {len(record)} bytes where the pack expects {size}; train a new pack")
     rows = np.array([a for a, _ in known], np.int64)
-    row = np.repeat(rows, counts)
-    place = np.arange(len(row)) - np.repeat(np.cumsum([0, *counts[:-1]]), counts) if counts else row
-    begin = 2
+    begin = 0
     for column, width in zip(VALUE_COLUMNS, widths, strict=True):
-        pieces = (r[2 + n * (begin - 2) : 2 + n * (begin - 2 + width)] for n, (_, r) in zip(counts, known, strict=True))
+        pieces = (r[HEADER + n * begin : HEADER + n * (begin + width)] for n, (_, r) in zip(counts, known, strict=True))
         target = getattr(profiles, column)
-        target[row, place] = np.frombuffer(b"".join(pieces), target.dtype)
+        target[_places(rows, counts)] = np.frombuffer(b"".join(pieces), target.dtype)
         begin += width
+    starts = [HEADER + n * sum(widths) for n in counts]
+    banks = b"".join(r[at : at + b * shape.width] for at, b, (_, r) in zip(starts, held, known, strict=True))
+    profiles.bank[_places(rows, held)] = np.frombuffer(banks, np.int8).reshape(-1, shape.width)
     rest = np.frombuffer(b"".join(record[-kind.itemsize :] for _, record in known), kind)
     for name in kind.names or ():
         getattr(profiles, name)[rows] = rest[name]
     return profiles
+
+
+def _places(rows: np.ndarray, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(row, place) of the first so many places of each row."""
+    row = np.repeat(rows, counts)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum([0, *counts])[:-1], counts)

@@ -64,7 +64,10 @@ def profiles(log: Path, pack: Pack) -> list[tuple[int, bytes]]:
     for chunk in read_all([str(log)], SourceSettings(), settings.events, EVENTS, time.time()):
         engine.run("log", chunk, time.time())
     known = dict(store.users("", FEW))
-    return [(known[user], record) for user, record in store.all_accounts()]
+    out = [(known[user], record) for user, record in store.all_accounts()]
+    sizes = np.array([len(record) for _, record in out])
+    print(json.dumps({"record_bytes": {"mean": round(sizes.mean()), "p99": round(float(np.percentile(sizes, 99)))}}), flush=True)
+    return out
 
 
 def fill(state: Path, accounts: int, records: list[tuple[int, bytes]]) -> None:
@@ -79,6 +82,7 @@ def fill(state: Path, accounts: int, records: list[tuple[int, bytes]]) -> None:
 def one(state: Path, accounts: int, pack_folder: Path) -> int:
     """The figures of one store."""
     began = time.perf_counter()
+    size = (state / FILE).stat().st_size
     settings: Settings = load_settings(overrides=[f"state.folder={state}", "alerts.per_day=0.001"], environment={})
     store = SqliteStore(state)
     pack = load(pack_folder)
@@ -91,7 +95,6 @@ def one(state: Path, accounts: int, pack_folder: Path) -> int:
         engine.run("log", Chunk(batch(accounts, cycle, rng), (), {"n": cycle}, False), time.time())
         took.append(time.perf_counter() - begins)
         first = first or time.perf_counter() - began
-    size = (state / FILE).stat().st_size
     store.close()
     told = {
         "accounts": accounts,
