@@ -1,7 +1,7 @@
 """The audit: who did what, when and why, in a chain that shows every later change.
 
 The hash of an entry is SHA-256 over the hash of the one before (64 zeros before the first) and the entry's own
-JSON without its hash, keys sorted.
+JSON without its hash, keys sorted. What retention forgets is the beginning of the chain; the hash it ended with is kept.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def digest(before: str, entry: Entry) -> str:
     ).hexdigest()
 
 
-def broken(entries: Sequence[Entry], head: Head) -> str:
-    """Where the chain of all entries, from the first to `head`, does not hold; empty where it does."""
-    at = NONE
+def broken(entries: Sequence[Entry], head: Head, anchor: Head = NONE) -> str:
+    """Where the chain of entries from `anchor`, the newest that is no longer kept, to `head` does not hold; empty where it does."""
+    at = anchor
     for entry in entries:
         if entry.number != at[0] + 1:
             return f"entry {at[0] + 1} is missing"

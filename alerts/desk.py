@@ -175,10 +175,10 @@ class Desk:
 
     def audit(self, after: int = 0, limit: int = 100) -> Row:
         """Lines of the audit, and whether the whole chain holds."""
-        head = self._state().audit
+        head, anchor = self._state().audit, self._state().audit_from
         every = self._store.entries(0, head[0] + 1)
-        some = [e for e in every if e.number > after][:limit]
-        return {"entries": [_entry_row(e) for e in some], "whole": broken(every, head) == "", "broken": broken(every, head)}
+        some, wrong = [e for e in every if e.number > after][:limit], broken(every, head, anchor)
+        return {"entries": [_entry_row(e) for e in some], "whole": wrong == "", "broken": wrong}
 
     def similar(self, prefix: str, limit: int = 20) -> Row:
         """Past sessions of other accounts that are most like the incident's. Raises UnknownError, UnlikeError."""

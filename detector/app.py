@@ -78,7 +78,7 @@ class Daemon:
         self.settings, self.reload, self.command, self.clock = settings, reload, command, clock
         self.log = structlog.get_logger("unlike")
         self.stop = threading.Event()
-        self.lock = threading.RLock()
+        self.lock, self.compacting = threading.RLock(), threading.Lock()
         self.store = SqliteStore(settings.state.folder)
         self.metrics = Metrics()
         try:
@@ -173,7 +173,7 @@ class Daemon:
             new = pack.load(folder / wanted)
             if self.engine.state.counters.get("events", 0):
                 self.log.info("going over to another pack", pack=wanted, before=self.engine.state.pack)
-                history.compact(self.store, Path(self.settings.state.folder))
+                self.compact()
                 if not move(self.engine, new, history.read(self.store, Path(self.settings.state.folder)), self.stop.is_set):
                     return
             self.engine.pack = new
@@ -187,8 +187,7 @@ class Daemon:
             return
         began = time.monotonic()
         self.log.info("training")
-        with self.lock:
-            history.compact(self.store, Path(self.settings.state.folder))
+        self.compact()
         self.child = subprocess.Popen([*self.command, "train", *self._settings_arguments()], stdin=subprocess.DEVNULL)
         try:
             code = self.child.wait(TRAINING_AT_MOST_S)
@@ -263,14 +262,19 @@ class Daemon:
         for what in found.moved:
             self.log.warning("drift", what=what, day=str(np.datetime64(found.day, "D")), sessions=found.sessions)
 
+    def compact(self) -> None:
+        """Move staged history into files, while cycles go on."""
+        with self.compacting:  # taken last, where the engine's lock is held too
+            history.compact(self.store, Path(self.settings.state.folder))
+
     def retain(self) -> None:
         """Forget what is older than the settings say; move staged history into files."""
         keep, now = self.settings.history, self.clock()
         with self.lock:
             self.engine.tidy(now)
-            history.compact(self.store, Path(self.settings.state.folder))
-            dropped = self.store.prune(now - keep.keep_verdicts, now - keep.keep_quarantine)
-            days = history.prune(Path(self.settings.state.folder), self.engine.state.newest - keep.keep)
+        self.compact()
+        dropped = self.store.prune(now - keep.keep_verdicts, now - keep.keep_quarantine, now - keep.keep_incidents)
+        days = history.prune(Path(self.settings.state.folder), self.engine.state.newest - keep.keep)
         self.log.info("retention", days_of_history=days, **dropped)
 
     # -- life
@@ -293,6 +297,7 @@ class Daemon:
         if self.settings.review.listen:
             self.review = serve(self.settings.review, self.desk(), self.settings.state.folder)
             self.log.info("review page", address=self.review.url, sign_in="unlike review open")
+        jobs(self.compact, "interval", minutes=10, id="compaction")
         jobs(self.retain, "interval", hours=1, id="retention")
         self.scheduler.start()
         self.log.info("started", state=self.settings.state.folder, sources=[s.name for s in self.sources])

@@ -66,6 +66,10 @@ def put(db: sqlite3.Connection, changes: Changes) -> None:
     sql = "INSERT INTO held VALUES (?, ?, ?) ON CONFLICT(day, why) DO UPDATE SET n = n + excluded.n"
     db.executemany(sql, ((day, why, n) for (day, why), n in changes.held.items()))
     db.executemany("INSERT INTO audit VALUES (?, ?, ?)", ((e.number, e.incident, msgspec.msgpack.encode(e)) for e in changes.audit))
+    for table, column in (("incidents", "id"), ("alerts", "incident"), ("members", "incident")):
+        db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((id_,) for id_ in changes.forget_incidents))
+    db.execute("DELETE FROM held WHERE day < ?", (changes.forget_held_before,))
+    db.execute("DELETE FROM audit WHERE number <= ?", (changes.forget_audit,))
     items = ((id_, sink, body, changes.now) for id_, body in changes.messages for sink in changes.sinks)
     db.executemany("INSERT INTO outbox(message, sink, body, attempts, due, dead, error) VALUES (?, ?, ?, 0, ?, 0, '')", items)
 
@@ -145,6 +149,13 @@ class MemoryBook:
         self._kept += changes.kept
         self._held.update(changes.held)
         self._audit += changes.audit
+        for id_ in changes.forget_incidents:
+            self._incidents.pop(id_, None)
+            self._members.pop(id_, None)
+        if changes.forget_incidents:
+            self._alerts = {id_: row for id_, row in self._alerts.items() if row[0].incident not in changes.forget_incidents}
+        self._held = Counter({key: n for key, n in self._held.items() if key[0] >= changes.forget_held_before})
+        self._audit = [entry for entry in self._audit if entry.number > changes.forget_audit]
 
     def incidents(self, states: Sequence[str] = (), user: str | None = None) -> list[Incident]:
         """See Store."""

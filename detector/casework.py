@@ -68,6 +68,7 @@ class Part:
     incidents: tuple[Incident, ...] = ()
     cases: Mapping[str, Case] = field(default_factory=dict)
     head: Head = NONE
+    forgotten: tuple[str, ...] = ()  # ids of incidents
 
 
 class Book(Protocol):
@@ -103,6 +104,10 @@ class Casework:
             newest = self.latest.get(incident.user)
             if newest is None or newest.opened <= incident.opened or newest.id == incident.id:
                 self.latest[incident.user] = incident
+        for id_ in part.forgotten:
+            user = self.all.pop(id_).user
+            if user in self.latest and self.latest[user].id == id_:
+                del self.latest[user]
         if part.cases:
             self.cases |= part.cases
             self.guidance = guidance_of(self.cases)
@@ -185,13 +190,18 @@ class Casework:
         return replace(alarm, linked=others.like(one.verdict.user, alarm.marks, one.embedding) if others is not None else ())
 
     def tidied(self, clock: float) -> Part:
-        """What it takes to learn an account anew is given up where its incidents closed longer ago than answers may be undone."""
+        """What is past its time: incidents that closed long ago, and what it takes to undo answers that are too old for it."""
         line = clock - self.settings.incidents.undo
         closed = {user: incident.closed or clock for user, incident in self.latest.items()}
         old = [user for user, case in self.cases.items() if case.before is not None and closed.get(user, clock) < line]
         cases = {user: msgspec.structs.replace(self.cases[user], before=None) for user in old}
         packed = tuple((user, msgspec.msgpack.encode(case)) for user, case in cases.items())
-        return Part(Changes(cases=packed, forget_kept=tuple(old)), (), cases)
+        end = clock - self.settings.history.keep_incidents
+        gone = tuple(i.id for i in self.all.values() if i.closed is not None and i.closed < end)
+        changes = Changes(
+            cases=packed, forget_kept=tuple(old), forget_incidents=gone, forget_held_before=life.day_of(max(end, 0.0))
+        )
+        return Part(changes, (), cases, forgotten=gone)
 
 
 def key_of(verdict: Verdict) -> tuple[str, str | None, float]:

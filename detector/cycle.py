@@ -33,6 +33,7 @@ from detector.stores import Store
 
 LINE_KEPT = 4096  # characters of a late event kept in quarantine
 NOTHING_SEEN = -1e18
+ENTRIES = 10_000  # of the audit that are looked through at a time
 
 
 class EngineState(msgspec.Struct, frozen=True):
@@ -45,6 +46,7 @@ class EngineState(msgspec.Struct, frozen=True):
     days: dict[int, list[int]] = msgspec.field(default_factory=dict)  # of the last days under this pack; see drift
     watch: calibration.Watch = calibration.Watch()
     audit: tuple[int, str] = NONE  # number and hash of its newest entry
+    audit_from: tuple[int, str] = NONE  # of the newest entry that is no longer kept
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,17 @@ class Engine:
             self.casework.apply(part)
 
     def tidy(self, now: float) -> None:
-        """Give up what answers no longer need. `now`: wall clock. Raises StoreError."""
+        """Give up what answers no longer need and what is past its time. `now`: wall clock. Raises StoreError."""
         if self.casework is not None:
-            part = self.casework.tidied(self.state.newest)
-            self.taken(replace(part.changes, now=now), self.state, part)
+            part, line = self.casework.tidied(self.state.newest), now - self.settings.history.keep_incidents
+            kept_from = self.state.audit_from
+            for entry in self.store.entries(0, ENTRIES):
+                if entry.time >= line:
+                    break
+                kept_from = entry.number, entry.hash
+            state = msgspec.structs.replace(self.state, audit_from=kept_from)
+            changes = replace(part.changes, forget_audit=kept_from[0], engine=msgspec.json.encode(state), now=now)
+            self.taken(changes, state, part)
 
     def _prepare(self, source: str, chunk: Chunk, now: float, idle: bool, drain: bool, looks: bool) -> Prepared:
         batch, lateness = chunk.batch, self.settings.events.lateness
@@ -159,6 +168,7 @@ class Engine:
             self._days(outcome),
             outcome.watch if outcome else self.state.watch,
             part.head,
+            self.state.audit_from,
         )
         changes = replace(
             changed,

@@ -29,7 +29,7 @@ DURATION_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 SCORES = (1, 2, 3, 4, 6, 8, 10, 12, 15, 20, 30)
 PS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
 SEVERITIES = ("low", "medium", "high", "critical")
-JOBS = ("cycle", "watch_cycle", "train", "first_training", "drift", "digest", "retention")
+JOBS = ("cycle", "watch_cycle", "train", "first_training", "drift", "digest", "compaction", "retention")
 MATURITY = ("new", "young", "mature")
 
 

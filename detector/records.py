@@ -217,6 +217,9 @@ class Changes:
     held: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (day, why) -> alarms that no message was sent of
     messages: tuple[tuple[str, bytes], ...] = ()  # id, JSON: each goes into the outbox once for each of the sinks
     audit: tuple[Entry, ...] = ()
+    forget_incidents: tuple[str, ...] = ()  # with their alerts and members
+    forget_held_before: str = ""  # day (YYYY-MM-DD)
+    forget_audit: int = 0  # up to and with the entry of this number
     sinks: tuple[str, ...] = ()
     rejects: tuple[Reject, ...] = ()
     now: float = 0.0  # wall clock, seconds: when rows were written, for retention

@@ -94,6 +94,7 @@ class HistorySettings(Section, frozen=True):
     keep: Duration = Duration(180 * 86400)  # long enough for monthly habits, short enough for a data protection officer
     keep_verdicts: Duration = Duration(90 * 86400)
     keep_quarantine: Duration = Duration(30 * 86400)
+    keep_incidents: Duration = Duration(730 * 86400)  # after they closed; their alerts, the audit and dead letters too
 
 
 class AlertSettings(Section, frozen=True):

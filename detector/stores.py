@@ -154,8 +154,8 @@ class Store(Protocol):
     def unstage(self, day: str, last: int) -> None:
         """Forget the staged events of a day up to and with the number `last`."""
 
-    def prune(self, verdicts_before: float, quarantine_before: float) -> dict[str, int]:
-        """Forget what was written (wall clock) before these times and give the space back; rows by kind."""
+    def prune(self, verdicts_before: float, quarantine_before: float, letters_before: float) -> dict[str, int]:
+        """Forget what was written (dead letters: due) before these times, wall clock, and give the space back; rows by kind."""
 
     def close(self) -> None:
         """Let go of the state folder. Calls after it are errors."""
@@ -409,12 +409,14 @@ class MemoryStore(MemoryBook):
             if left:
                 self._staged[day] = left
 
-    def prune(self, verdicts_before: float, quarantine_before: float) -> dict[str, int]:
+    def prune(self, verdicts_before: float, quarantine_before: float, letters_before: float) -> dict[str, int]:
         """See Store."""
         with self._lock:
             verdicts = {key: row for key, row in self._verdicts.items() if row[0] >= verdicts_before}
             quarantine = [row for row in self._quarantine if row[0] >= quarantine_before]
+            dead = {id_: row for id_, row in self._dead.items() if row[0].due >= letters_before}
             gone = {"verdicts": len(self._verdicts) - len(verdicts), "quarantine": len(self._quarantine) - len(quarantine)}
+            gone["dead_letters"], self._dead = len(self._dead) - len(dead), dead
             self._verdicts, self._quarantine = verdicts, quarantine
             self._reasons = Counter(reject.reason for _, reject in quarantine)
             return gone
@@ -706,10 +708,12 @@ class SqliteStore(SqliteBook):
         with self._transaction() as db:
             db.execute("DELETE FROM staged WHERE day = ? AND id <= ?", (day, last))
 
-    def prune(self, verdicts_before: float, quarantine_before: float) -> dict[str, int]:
+    def prune(self, verdicts_before: float, quarantine_before: float, letters_before: float) -> dict[str, int]:
         """See Store. Many short transactions, so that cycles go on in between."""
         before = {"verdicts": verdicts_before, "quarantine": quarantine_before}
         gone = {table: self._delete_written(table, time) for table, time in before.items()}
+        with self._transaction() as db:
+            gone["dead_letters"] = db.execute("DELETE FROM outbox WHERE dead = 1 AND due < ?", (letters_before,)).rowcount
         for _ in range(0, self._rows("PRAGMA freelist_count")[0][0], CHECKPOINT_PAGES):
             with self._lock, translated(self._path):
                 self._db.executescript(f"PRAGMA incremental_vacuum({CHECKPOINT_PAGES})")  # execute() would free one page only

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import structlog
 
+from alerts.audit import broken
 from detector import pack
 from detector.app import Daemon, packs_folder, unlike_command
 from detector.lines import rfc3339
 from detector.pack import Pack
+from detector.records import Chunk, Reject
 from detector.settings import load
-from tests.logs import DAY, START, rows_of_people
+from tests.logs import DAY, START, batch_of, rows_of_people, stolen
 
 NOW = START + 60 * DAY
 
@@ -49,6 +51,39 @@ def test_retention_keeps_what_the_settings_say_and_no_more(daemon: Daemon) -> No
     daemon.clock = lambda: NOW + 6 * DAY
     daemon.retain()
     assert not list(daemon.store.verdicts(-np.inf, np.inf))
+
+
+def test_a_year_takes_no_more_room_than_its_last_weeks(tmp_path: Path, trained: Pack) -> None:
+    rows, days = rows_of_people(14, 365), 365
+    for n in range(20, days - 9, 9):
+        rows += stolen(rows, f"u{n % 7:02d}", f"u{7 + n % 7:02d}", START + n * DAY + 3 * 3600)
+    rows.sort(key=lambda r: float(str(r["time"])))
+    keep = ["keep=20d", "keep_verdicts=15d", "keep_quarantine=10d", "keep_incidents=30d"]
+    made = ["metrics.listen=", "review.listen=", f"state.folder={tmp_path}", "alerts.log=false", "alerts.file="]
+    settings = load(None, [*(f"history.{k}" for k in keep), *made], {})
+    packs_folder(settings).mkdir()
+    pack.save(trained, packs_folder(settings))
+    pack.install(packs_folder(settings), trained.id)
+    clock = [START]
+    daemon = Daemon(settings, lambda: settings, unlike_command(), clock=lambda: clock[0], sources=[])
+    day_of = np.array([(float(str(r["time"])) - START) // DAY for r in rows])
+    room, held, incidents = [], [], 0
+    for day in range(days):
+        clock[0] = START + (day + 1) * DAY
+        today = batch_of([rows[i] for i in np.flatnonzero(day_of == day)])
+        daemon.engine.run("log", Chunk(today, (Reject("log", "1", "not_json", "", "{"),), {"day": day}, False), clock[0])
+        daemon.retain()
+        incidents += len([e for e in daemon.store.entries(0, 10_000) if e.what == "open" and e.time == clock[0]])
+        room.append(sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()))
+        held.append((len(daemon.store.incidents()), len(daemon.store.entries(0, 10_000)), len(daemon.store.quarantine(10_000))))
+    assert max(room[-90:]) < 1.1 * max(room[90:180])
+    assert incidents > 20
+    assert np.array(held)[-90:].max() < 0.3 * incidents + 40
+    state = daemon.engine.state
+    assert state.audit_from[0] > 0
+    assert broken(daemon.store.entries(0, 10_000), state.audit, state.audit_from) == ""
+    assert "missing" in broken(daemon.store.entries(0, 10_000), state.audit)
+    daemon.shut()
 
 
 def test_a_cycle_that_hangs_is_counted_once_and_the_daemon_is_not_healthy_until_it_moves(daemon: Daemon) -> None:

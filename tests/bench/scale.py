@@ -34,7 +34,7 @@ PER_COMMIT = 20_000
 def main() -> int:
     """Print the figures."""
     if len(sys.argv) > 3:
-        return one(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+        return one(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))
     many = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as made:
@@ -49,7 +49,7 @@ def main() -> int:
         for accounts in (FEW, many):
             state = folder / f"state-{accounts}"
             fill(state, accounts, records)
-            command = [sys.executable, "-m", "tests.bench.scale", str(state), str(accounts), str(pack)]
+            command = [sys.executable, "-m", "tests.bench.scale", str(state), str(accounts), str(pack), str(time.time())]
             told.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
             print(json.dumps(told[-1]), flush=True)
         print(json.dumps({"cycle_cost_ratio": round(told[1]["cycle_s"] / told[0]["cycle_s"], 2)}))
@@ -79,9 +79,8 @@ def fill(state: Path, accounts: int, records: list[tuple[int, bytes]]) -> None:
     store.close()
 
 
-def one(state: Path, accounts: int, pack_folder: Path) -> int:
-    """The figures of one store."""
-    began = time.perf_counter()
+def one(state: Path, accounts: int, pack_folder: Path, began: float) -> int:
+    """The figures of one store; the process was started at `began`."""
     size = (state / FILE).stat().st_size
     settings: Settings = load_settings(overrides=[f"state.folder={state}", "alerts.per_day=0.001"], environment={})
     store = SqliteStore(state)
@@ -94,7 +93,7 @@ def one(state: Path, accounts: int, pack_folder: Path) -> int:
         begins = time.perf_counter()
         engine.run("log", Chunk(batch(accounts, cycle, rng), (), {"n": cycle}, False), time.time())
         took.append(time.perf_counter() - begins)
-        first = first or time.perf_counter() - began
+        first = first or time.time() - began
     store.close()
     told = {
         "accounts": accounts,

@@ -200,7 +200,7 @@ def test_embeddings_are_told_of_all_accounts_or_of_one_in_the_order_of_their_com
     assert [(r.number, r.user, r.embedding) for r in store.remembered()] == [(1, "zoe", b"1"), (2, "ada", b"2"), (4, "zoe", b"3")]
     assert [r.start for r in store.remembered("zoe")] == [0.0, 1.0]
     assert list(store.remembered("nobody")) == list(store.remembered("eve")) == []
-    store.prune(6.0, 6.0)
+    store.prune(6.0, 6.0, 6.0)
     assert [r.number for r in store.remembered()] == [4]
 
 
@@ -360,10 +360,10 @@ def test_replacing_accounts_without_an_engine_keeps_the_engine(store: Store) -> 
 def test_what_was_written_long_ago_is_pruned(store: Store) -> None:
     store.commit(Changes(verdicts=(verdict("old"),), rejects=(reject("1"), reject("2", "late")), now=10.0))
     store.commit(Changes(verdicts=(verdict("new"),), rejects=(reject("3"),), now=20.0))
-    assert store.prune(20.0, 15.0) == {"verdicts": 1, "quarantine": 2}
+    assert store.prune(20.0, 15.0, 0.0) == {"verdicts": 1, "quarantine": 2, "dead_letters": 0}
     assert list(store.verdicts(0, 2)) == [body_of(verdict("new"))]
     assert (store.quarantine(9), store.counts().quarantine) == ([reject("3")], {"not_json": 1})
-    assert store.prune(20.0, 15.0) == {"verdicts": 0, "quarantine": 0}
+    assert store.prune(20.0, 15.0, 0.0) == {"verdicts": 0, "quarantine": 0, "dead_letters": 0}
 
 
 def test_text_of_any_kind_is_kept_as_it_is(store: Store) -> None:
@@ -409,6 +409,8 @@ CHANGES = st.builds(
     kept=st.lists(st.tuples(USERS, st.binary(max_size=3)), max_size=3).map(tuple),
     forget_kept=st.lists(USERS, max_size=2).map(tuple),
     held=st.dictionaries(st.tuples(USERS, USERS), st.integers(1, 3), max_size=2),
+    forget_incidents=st.lists(USERS, max_size=2).map(tuple),
+    forget_held_before=USERS,
     sinks=st.lists(USERS, unique=True).map(tuple),
     rejects=st.lists(st.builds(reject, USERS, USERS), max_size=3).map(tuple),
     now=TIMES,
@@ -431,7 +433,7 @@ def test_the_store_in_memory_and_the_store_on_disk_agree(tmp_path_factory: pytes
                 outcomes.append("refused")
         assert outcomes[0] == outcomes[1]
         assert everything(memory) == everything(disk)
-    assert memory.prune(time, time) == disk.prune(time, time)
+    assert memory.prune(time, time, time) == disk.prune(time, time, time)
     assert everything(memory) == everything(disk)
     disk.close()
 
@@ -561,7 +563,7 @@ def test_a_value_that_is_not_what_was_written_is_never_handed_out(tmp_path: Path
 
 def test_a_store_of_another_release_is_refused_by_its_version(tmp_path: Path) -> None:
     edited(filled(tmp_path), 60, (99).to_bytes(4, "big"))
-    with pytest.raises(StoreError, match="schema version 99, expected 3"):
+    with pytest.raises(StoreError, match="schema version 99, expected 4"):
         SqliteStore(tmp_path)
 
 
@@ -602,7 +604,7 @@ def test_the_space_of_what_was_pruned_is_given_back(tmp_path: Path) -> None:
     store.close()
     full = (tmp_path / FILE).stat().st_size
     store = SqliteStore(tmp_path)
-    assert store.prune(2.0, 2.0)["verdicts"] == len(many)
+    assert store.prune(2.0, 2.0, 2.0)["verdicts"] == len(many)
     store.close()
     assert (tmp_path / FILE).stat().st_size < full / 20
 
