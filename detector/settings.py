@@ -72,7 +72,7 @@ class SessionSettings(Section, frozen=True):
 class CycleSettings(Section, frozen=True):
     """How often, and how much at once."""
 
-    every: Duration = Duration(5)  # a verdict waits at most this long
+    every: Duration = Duration(1)  # a verdict waits at most this long
     batch_events: Annotated[int, msgspec.Meta(ge=1)] = 20_000  # memory is bounded by this
     hangs_after: Duration = Duration(300)  # a batch that takes longer hangs: it is counted, and /healthz says so
 
