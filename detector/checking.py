@@ -16,7 +16,7 @@ from detector.errors import DeliveryError, SourceError
 from detector.facets import as_text, discover
 from detector.lines import rfc3339
 from detector.records import Batch, Chunk, Reject
-from detector.sessions import assign, empty
+from detector.sessions import assign, bounded, empty
 from detector.settings import Settings, SourceSettings
 from detector.sources import open_source, read_all
 
@@ -72,6 +72,7 @@ def _tell_events(settings: Settings, batch: Batch, tell: Callable[[str], None]) 
     disorder = int((batch.time < np.maximum.accumulate(batch.time) - settings.events.lateness).sum())
     named = int(sum(s is not None for s in batch.session))
     rules = settings.session
+    batch = bounded(batch, empty(0), rules.named_gap)
     sessions = len(assign(batch, empty(0), rules.gap, rules.named_gap).continues)
     first, last = rfc3339(batch.time[order[0]]), rfc3339(batch.time[order[-1]])
     tell(f"events: {len(batch):,} of {len(set(batch.user)):,} accounts, {first} to {last}")

@@ -25,7 +25,7 @@ from detector.pack import Pack
 from detector.profiles import Profiles, learn, put
 from detector.profiles import take as take_profiles
 from detector.records import Batch, Verdict
-from detector.sessions import Sessions, assign, close_time, combine, concat, mark_alerted, take
+from detector.sessions import Sessions, assign, bounded, close_time, combine, concat, mark_alerted, take
 
 LOOKS = 4 ** np.arange(1, 16)  # events at which an open session is looked at; one event alone looked strange too often
 YOUNG, MATURE = 5, 20  # sessions known
@@ -108,6 +108,7 @@ def step(
     events). What alarms follows from the days that `watch` has seen, and the budget. `guidance`: what people said of an account.
     """
     row_of = {user: a for a, user in enumerate(users)}
+    batch = bounded(batch, open_parts, rules.named_gap)
     assignment = assign(batch, open_parts, rules.gap, rules.named_gap)
     seen, numbers = facets.observe(batch, assignment, open_parts, pack.facets)
     single = facets.as_sessions(batch, seen, numbers)

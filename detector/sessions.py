@@ -6,14 +6,18 @@ which one account's events arrive, never on where a batch was cut, so replay, th
 * an event joins the open session of its (user, session name) unless it comes more than `gap` after that session's newest event;
 * an event out of order, but within `lateness` of the newest time seen, joins the session that is open when it arrives;
 * a session closes when the event clock (newest time seen minus lateness) has passed its newest event by more than the gap;
-* the sessions of one account close in the order of their close times.
+* the sessions of one account close in the order of their close times;
+* an account has MOST_OPEN sessions with names open at most: what begins beyond them is one session more, named MORE, so that an
+  account that begins thousands a second holds up nobody.
 
 Axes: E events, S sessions, T tokens (distinct facet values) of all sessions, N number facets, W statistics of a number.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields, replace
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from scipy import sparse
@@ -21,6 +25,7 @@ from scipy import sparse
 from detector.records import Batch
 
 MOST_VALUES = 512  # of one facet that a session remembers: the first ones; so an open session costs the same however long it is
+MOST_OPEN, MORE = 100, "(more)"
 STATISTICS = 5  # W: count, sum, sum of squares, least, largest
 
 
@@ -171,6 +176,47 @@ def with_volume(table: Sessions) -> np.ndarray:
     x = np.log(np.maximum(table.events, 1)).astype(float)
     volume = np.stack([np.ones(len(table)), x, x * x, x, x], axis=1)
     return np.concatenate([table.numbers, volume[:, None, :]], axis=1)
+
+
+def bounded(batch: Batch, open_parts: Sessions, named_gap: float) -> Batch:
+    """The batch with the names that its events' sessions have: where an account has MOST_OPEN open, a further one is named MORE.
+
+    Open at an event is what has not been silent for `named_gap` at the newest time of the account's events up to it.
+    """
+    named = batch.session != np.full(len(batch), None, object)
+    if not named.any():
+        return batch
+    pairs = {*zip(batch.user[named].tolist(), batch.session[named].tolist(), strict=True)}
+    many = Counter(user for user, _ in (*pairs, *zip(open_parts.user.tolist(), open_parts.name.tolist(), strict=True)))
+    crowded = {user for user, n in many.items() if n > MOST_OPEN}
+    if not crowded:
+        return batch
+    names = batch.session.copy()
+    for user in sorted(crowded):
+        mine = open_parts.user == user
+        ends = dict(zip(open_parts.name[mine].tolist(), open_parts.end[mine].tolist(), strict=True))
+        newest = float(open_parts.end[mine].max(initial=-np.inf))
+        line = [(end + named_gap, name) for name, end in ends.items() if name not in (None, MORE)]
+        heapify(line)  # of open sessions by when they close; an entry that is too early is put back
+        for e in np.flatnonzero(batch.user == user).tolist():
+            time, name = float(batch.time[e]), batch.session[e]
+            newest = max(newest, time)
+            while line and line[0][0] < newest:
+                _, gone = heappop(line)
+                if ends[gone] + named_gap >= newest:
+                    heappush(line, (ends[gone] + named_gap, gone))
+            if name in (None, MORE):
+                continue
+            if time <= ends.get(name, -np.inf) + named_gap:
+                if ends[name] + named_gap < newest <= time + named_gap:
+                    heappush(line, (time + named_gap, name))
+                ends[name] = max(ends[name], time)
+            elif len(line) < MOST_OPEN:
+                heappush(line, (time + named_gap, name))
+                ends[name] = time
+            else:
+                names[e] = MORE
+    return replace(batch, session=names)
 
 
 @dataclass(frozen=True)

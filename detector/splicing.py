@@ -21,7 +21,7 @@ from detector.attacks import KINDS
 from detector.facets import as_number
 from detector.history import concat, select
 from detector.records import Batch
-from detector.sessions import assign, empty
+from detector.sessions import assign, bounded, empty
 
 DAY = 86400.0
 MOST_SESSIONS = 3  # of a takeover
@@ -85,7 +85,7 @@ class Draft:
 def log_of(batch: Batch, gap: float, named_gap: float) -> Log:
     """The sessions of a history; the batch is put in the order of time."""
     batch = select(batch, np.argsort(batch.time, kind="stable"))
-    session = assign(batch, empty(0), gap, named_gap).session
+    session = assign(bounded(batch, empty(0), named_gap), empty(0), gap, named_gap).session
     by_session = np.argsort(session, kind="stable")
     size = np.bincount(session)
     heads = np.cumsum(size) - size

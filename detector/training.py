@@ -36,7 +36,7 @@ from detector.pack import Pack, content_id
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
 from detector.profiles import take as take_profiles
 from detector.records import Batch, Label
-from detector.sessions import Sessions, assign, close_time, combine, empty, take, with_volume
+from detector.sessions import Sessions, assign, bounded, close_time, combine, empty, take, with_volume
 from detector.settings import SessionSettings, TrainingSettings
 
 EARLIER = 0.65  # share of history that population and encoder see before the rest is judged
@@ -70,6 +70,7 @@ class _Model:
 def sessions_of(batch: Batch, facets: Facets, rules: SessionSettings) -> Sessions:
     """All sessions of a history at once, in the order of their closing."""
     nothing = empty(len(facets.number))
+    batch = bounded(batch, nothing, rules.named_gap)
     assignment = assign(batch, nothing, rules.gap, rules.named_gap)
     seen, numbers = observe(batch, assignment, nothing, facets)
     table = combine(as_sessions(batch, seen, numbers), assignment.session, len(assignment.continues))
@@ -82,7 +83,7 @@ def _sample(batch: Batch, rules: SessionSettings, most: int, always: Set[str]) -
     Where there are more than `most` sessions: the newest of all accounts, as long as an account has HABIT of them; where that is
     too few to know anybody, a sample of the accounts with more of theirs. Accounts `always` are in it.
     """
-    assignment = assign(batch, empty(0), rules.gap, rules.named_gap)
+    assignment = assign(bounded(batch, empty(0), rules.named_gap), empty(0), rules.gap, rules.named_gap)
     first = assignment.arrival  # (S,)
     user, start = batch.user[first], batch.time[first]
     codes: dict[str, int] = {}

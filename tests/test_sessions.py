@@ -13,7 +13,7 @@ from detector.encoder import Encoder, encode, measures
 from detector.facets import Facets, as_sessions, observe
 from detector.opened import open_to_bytes
 from detector.records import Batch
-from detector.sessions import Sessions, assign, close_time, combine, concat, empty, running_maximum, take
+from detector.sessions import MORE, MOST_OPEN, Sessions, assign, bounded, close_time, combine, concat, empty, running_maximum, take
 from tests.logs import batch_of, part, rows_of_people
 
 GAP, NAMED_GAP = 1800.0, 7200.0
@@ -22,6 +22,7 @@ FACETS = Facets(("action", "page", "pair", "hour"), ("amount", "pace"), (False, 
 
 def whole(batch: Batch, facets: Facets = FACETS) -> Sessions:
     nothing = empty(len(facets.number))
+    batch = bounded(batch, nothing, NAMED_GAP)
     a = assign(batch, nothing, GAP, NAMED_GAP)
     seen, numbers = observe(batch, a, nothing, facets)
     return combine(as_sessions(batch, seen, numbers), a.session, len(a.continues))
@@ -76,11 +77,46 @@ def test_any_cut_of_the_batches_gives_the_same_sessions_bit_for_bit(seed: int, s
     assert same(found, take(expected, np.lexsort((expected.start, expected.user.astype(str)))))
 
 
+@pytest.mark.parametrize("size", [1, 13, 64, 400])
+def test_an_account_has_only_so_many_named_sessions_open_wherever_the_batches_were_cut(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MOST_OPEN", 6)
+    rng = np.random.default_rng(3)
+    rows: list[dict[str, object]] = []
+    for t in np.cumsum(rng.exponential(120, 400)) + rng.normal(0, 300, 400):
+        name = None if rng.random() < 0.1 else f"s{rng.integers(1 + t // 600, 20 + t // 600)}"
+        rows.append({"time": float(t), "user": f"u{int(rng.random() < 0.2)}", "session": name, "action": "a", "page": "p"})
+    batch = batch_of(rows)
+    named = bounded(batch, empty(2), NAMED_GAP).session.tolist()
+    assert 40 < named.count(MORE) < 360
+    opened: dict[str, float] = {}
+    newest = -np.inf
+    for t, user, name in zip(batch.time.tolist(), batch.user, named, strict=True):
+        if user == "u0":
+            newest = max(newest, t)
+            if name not in (None, MORE):
+                opened[name] = max(t, opened.get(name, t))
+            assert sum(end + NAMED_GAP >= newest for end in opened.values()) <= 6
+    table = in_pieces(batch, size)
+    expected = whole(batch)
+    order = [np.lexsort((x.name.astype(str), x.start, x.user.astype(str))) for x in (table, expected)]
+    assert same(take(table, order[0]), take(expected, order[1]))
+
+
+def test_a_rush_of_sessions_of_one_account_is_one_session_beyond_the_bound() -> None:
+    rows = [{"time": n / 100, "user": f"u{n % 2}", "session": f"s{n}" if n % 2 else "work"} for n in range(4000)]
+    found = bounded(batch_of(rows), empty(0), NAMED_GAP)
+    assert (found.user == "u1").sum() - (found.session == MORE).sum() == MOST_OPEN
+    assert set(found.session[found.user == "u0"]) == {"work"}
+
+
 def in_pieces(batch: Batch, size: int) -> Sessions:
     """The open sessions after a batch that came in pieces."""
     opened = empty(2)
     for low in range(0, len(batch), size):
         piece = part(batch, slice(low, low + size))
+        piece = bounded(piece, opened, NAMED_GAP)
         a = assign(piece, opened, GAP, NAMED_GAP)
         seen, numbers = observe(piece, a, opened, FACETS)
         single = as_sessions(piece, seen, numbers)

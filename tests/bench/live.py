@@ -4,7 +4,7 @@ Writes a log of 8 attributes at a steady rate into a file that a daemon follows,
 line written to the verdicts that it brings about (a verdict is due when an event comes that ends the silence after its session),
 what waited to be read, resident memory and open files in each quarter of the run, and whether every line was counted. `--flood`
 writes at another rate in the second half and waits until the daemon has caught up. `--burst` adds a million events of one account
-to the second half, and compares what the others' verdicts take before and meanwhile. `--strict` fails where memory or files grow,
+(half of them in sessions of their own) to the second half, and compares what the others' verdicts take before and meanwhile. `--strict` fails where memory or files grow,
 the queue does not empty or a line is missing: the soak. An hour of the log passes in a second, so that sessions end.
 """
 
@@ -152,10 +152,11 @@ def write(
 
 
 def flurry(when: int, pages: np.ndarray) -> bytes:
-    """Events of one account at one time."""
+    """Events of one account at one time, every other one in a session of its own."""
+    line = b'{"time":%d,"user":"u-burst","action":"download","device":"d1","page":"p%d","id":"%d-%d"%s}\n'
     return b"".join(
-        b'{"time":%d,"user":"u-burst","action":"download","device":"d1","network":"n1","page":"p%d","id":"%d"}\n' % (when, page, n)
-        for n, page in enumerate((pages + (when << 20)).tolist())
+        line % (when, page, when, n, b',"session":"s%d-%d"' % (when, page) if n % 2 else b"")
+        for n, page in enumerate(pages.tolist())
     )
 
 
