@@ -3,9 +3,10 @@
 Writes a log of 8 attributes at a steady rate into a file that a daemon follows, and prints, from outside of it: the time from a
 line written to the verdicts that it brings about (a verdict is due when an event comes that ends the silence after its session),
 what waited to be read, resident memory and open files in each quarter of the run, and whether every line was counted. `--flood`
-writes at another rate in the second half and waits until the daemon has caught up. `--burst` adds a million events of one account
-(half of them in sessions of their own) to the second half, and compares what the others' verdicts take before and meanwhile. `--strict` fails where memory or files grow,
-the queue does not empty or a line is missing: the soak. An hour of the log passes in a second, so that sessions end.
+writes at another rate in the second half and waits until the daemon has caught up. `--burst` adds a million events of one account,
+half of them in sessions of their own, to the second half, and compares what the others' verdicts take before and meanwhile.
+`--strict` fails where memory or files grow, the queue does not empty or a line is missing: the soak. An hour of the log passes in a
+second, so that sessions end.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def write(
                 load.lines.append((upto, time.time()))
                 if burst and part and upto > line:
                     more = min(round(BURST * min(now, seconds) / seconds), BURST) - load.burst
-                    file.write(flurry(int(times[upto - 1]), rng.integers(0, 10**6, more)))
+                    file.write(flurry(int(times[upto - 1]), load.burst, rng.integers(0, 10**6, more)))
                     load.burst += more
                 line = upto
                 time.sleep(SLICE)
@@ -151,12 +152,11 @@ def write(
     load.ended = time.time()
 
 
-def flurry(when: int, pages: np.ndarray) -> bytes:
-    """Events of one account at one time, every other one in a session of its own."""
-    line = b'{"time":%d,"user":"u-burst","action":"download","device":"d1","page":"p%d","id":"%d-%d"%s}\n'
+def flurry(when: int, first: int, pages: np.ndarray) -> bytes:
+    """Events of one account at one time, numbered from `first`, every other one in a session of its own."""
+    line = b'{"time":%d,"user":"u-burst","action":"download","device":"d1","page":"p%d","id":"b%d"%s}\n'
     return b"".join(
-        line % (when, page, when, n, b',"session":"s%d-%d"' % (when, page) if n % 2 else b"")
-        for n, page in enumerate(pages.tolist())
+        line % (when, page, first + n, b',"session":"s%d"' % (first + n) if n % 2 else b"") for n, page in enumerate(pages.tolist())
     )
 
 
