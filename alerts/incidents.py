@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,6 +43,16 @@ class Alarm:
     linked: tuple[str, ...] = ()  # incidents of other accounts that it is like
 
 
+class Linking(Protocol):
+    """Finds what an alarm has in common with incidents of other accounts."""
+
+    def like(self, alarm: Alarm, /) -> tuple[str, ...]:
+        """Ids of incidents of other accounts."""
+
+    def add(self, incident: Incident, /) -> None:
+        """One more incident, or one as it is now."""
+
+
 @dataclass
 class Grouped:
     """What became of some alarms."""
@@ -62,10 +72,12 @@ def group(
     muted: Callable[[str, float], bool],
     cooldown: float,
     expire: float,
+    others: Linking,
 ) -> Grouped:
     """Alarms, in the order of their time, into the newest incident of their account, or into new ones. Durations in seconds."""
     out = Grouped()
-    for alarm in alarms:
+    for one in alarms:
+        alarm = replace(one, linked=others.like(one))
         alert, user = alarm.alert, alarm.alert.verdict.user
         day = day_of(alert.time)
         now = out.incidents[out.newest[user]] if user in out.newest else latest(user)
@@ -82,6 +94,8 @@ def group(
             _put(out, incident, alarm, True)
             _tell(out, incident, "opened")
             out.drafts.append(Draft(ITSELF, incident.id, "open", alert.summary, (("severity", incident.severity),)))
+        if user in out.newest:
+            others.add(out.incidents[out.newest[user]])
     return out
 
 

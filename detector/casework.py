@@ -130,12 +130,11 @@ class Casework:
 
         records: profiles before the cycle; clock: event time, seconds; now: wall clock; events: (account, first, last) -> events.
         """
-        others = (
-            Others.of([i for i in self.all.values() if i.updated >= clock - LINKED_WITHIN], pack.id) if outcome.alarming else None
-        )
-        alarms = [self._alarm(one, n, pack, clock, events, others) for n, one in enumerate(outcome.alarming)]
+        oldest = min((one.verdict.end for one in outcome.alarming), default=np.inf)
+        others = Others([i for i in self.all.values() if i.updated >= oldest - LINKED_WITHIN], pack.id)
+        alarms = [self._alarm(one, n, pack, clock, events) for n, one in enumerate(outcome.alarming)]
         rules = self.settings.incidents
-        grouped = life.group(alarms, self.latest.get, self.muted, rules.cooldown, rules.expire)
+        grouped = life.group(alarms, self.latest.get, self.muted, rules.cooldown, rules.expire, others)
         for incident in self.latest.values():
             if incident.state in life.ACTIVE and incident.user not in grouped.newest and clock > incident.updated + rules.expire:
                 life.end(grouped, incident, rules.expire)
@@ -180,14 +179,12 @@ class Casework:
         pack: Pack,
         clock: float,
         events: Callable[[str, float, float], list[Mapping[str, object]]],
-        others: Others | None,
     ) -> life.Alarm:
         alert = alert_of(one, pack, clock, number < FLOOD)
         risk = Stake()
         if self.stakes is not None:
             risk = stake(one.verdict.user, events(one.verdict.user, one.verdict.start, one.verdict.end), self.stakes)
-        alarm = life.Alarm(alert, risk, marks_of(one.session, one.profile, pack), one.embedding.astype("<f2").tobytes())
-        return replace(alarm, linked=others.like(one.verdict.user, alarm.marks, one.embedding) if others is not None else ())
+        return life.Alarm(alert, risk, marks_of(one.session, one.profile, pack), one.embedding.astype("<f2").tobytes())
 
     def tidied(self, clock: float) -> Part:
         """What is past its time: incidents that closed long ago, and what it takes to undo answers that are too old for it."""
@@ -209,34 +206,46 @@ def key_of(verdict: Verdict) -> tuple[str, str | None, float]:
     return verdict.user, verdict.session, verdict.start
 
 
-@dataclass(frozen=True)
 class Others:
-    """Incidents that a new alarm could be linked with."""
+    """Incidents that an alarm could be linked with, as arrays; those of the cycle are added as they come."""
 
-    ids: tuple[str, ...]
-    users: tuple[str, ...]
-    by_mark: Mapping[str, frozenset[int]]  # rare value -> which of them have it
-    embedding: np.ndarray  # (I, D) unit vectors; zeros of other packs
+    def __init__(self, incidents: Sequence[Incident], pack: str) -> None:
+        self.pack = pack
+        self.row: dict[str, int] = {}
+        self.ids: list[str] = []
+        self.users: list[str] = []
+        self.updated: list[float] = []
+        self.by_mark: dict[str, set[int]] = {}  # rare value -> which of them have it
+        self.embedding = np.zeros((max(len(incidents), 64), 0))  # (I or more, D) unit vectors; zeros of other packs
+        for incident in incidents:
+            self.add(incident)
 
-    @staticmethod
-    def of(incidents: Sequence[Incident], pack: str) -> Others:
-        """So many incidents, as arrays."""
-        by_mark: dict[str, set[int]] = {}
-        for n, incident in enumerate(incidents):
-            for mark in incident.marks:
-                by_mark.setdefault(mark, set()).add(n)
-        known = [np.frombuffer(i.embedding, "<f2") if i.verdict.get("pack") == pack else np.empty(0) for i in incidents]
-        width = max((len(vector) for vector in known), default=0)
-        rows = np.stack([vector if len(vector) == width else np.zeros(width) for vector in known]) if known else np.empty((0, 0))
-        names = tuple(i.id for i in incidents), tuple(i.user for i in incidents)
-        return Others(*names, {mark: frozenset(rows) for mark, rows in by_mark.items()}, rows.astype(float))
+    def add(self, incident: Incident) -> None:
+        """One more, or one as it is now."""
+        n = self.row.setdefault(incident.id, len(self.ids))
+        if n == len(self.ids):
+            self.ids.append(incident.id)
+            self.users.append(incident.user)
+            self.updated.append(incident.updated)
+        self.updated[n] = incident.updated
+        for mark in incident.marks:
+            self.by_mark.setdefault(mark, set()).add(n)
+        vector = np.frombuffer(incident.embedding if incident.verdict.get("pack") == self.pack else b"", "<f2").astype(float)
+        if not self.embedding.shape[1]:
+            self.embedding = np.zeros((len(self.embedding), len(vector)))
+        if n == len(self.embedding):
+            self.embedding = np.concatenate([self.embedding, np.zeros_like(self.embedding)])
+        if len(vector) == self.embedding.shape[1]:
+            self.embedding[n] = vector
 
-    def like(self, user: str, marks: Sequence[str], embedding: np.ndarray) -> tuple[str, ...]:
-        """Ids of those of other accounts that share a rare value, or whose session is like the (D,) unit vector."""
-        found = set().union(*(self.by_mark.get(mark, frozenset()) for mark in marks))
-        if self.embedding.shape[1] == len(embedding):
-            found |= set(np.flatnonzero(self.embedding @ embedding.astype(float) >= ALIKE).tolist())
-        return tuple(sorted(self.ids[n] for n in found if self.users[n] != user)[:MOST_LINKED])
+    def like(self, alarm: life.Alarm) -> tuple[str, ...]:
+        """Ids of those of other accounts that share a rare value, or whose session is like the alarm's."""
+        found: set[int] = set().union(*(self.by_mark.get(mark, set()) for mark in alarm.marks))
+        vector = np.frombuffer(alarm.embedding, "<f2").astype(float)
+        if self.embedding.shape[1] == len(vector):
+            found |= set(np.flatnonzero(self.embedding[: len(self.ids)] @ vector >= ALIKE).tolist())
+        user, since = alarm.alert.verdict.user, alarm.alert.time - LINKED_WITHIN
+        return tuple(sorted({self.ids[n] for n in found if self.users[n] != user and self.updated[n] >= since})[:MOST_LINKED])
 
 
 def alert_of(one: scoring.Alarming, pack: Pack, clock: float, again: bool = True) -> Alert:

@@ -251,6 +251,19 @@ def test_every_change_is_in_the_audit_and_the_chain_holds_also_after_a_restart(r
     assert "not what" in broken([msgspec.structs.replace(entries[0], who="mallory"), *entries[1:]], engine.state.audit)
 
 
+@pytest.mark.parametrize("size", [7, 5000])
+def test_takeovers_of_two_accounts_from_one_device_are_linked_whether_in_one_cycle_or_not(
+    robbed: Batch, trained: Pack, size: int
+) -> None:
+    rows = [r | {"time": float(str(r["time"])) + 40 * DAY} for r in rows_of_people(14, 10)]
+    rows += [r | {"device": "tor"} for r in stolen(rows, "u03", "u08", THEFT) + stolen(rows, "u05", "u11", THEFT + 600)]
+    engine = lived(batch_of(sorted(rows, key=lambda r: float(str(r["time"])))), trained, size)
+    first = the_theft(engine)
+    (second,) = [i for i in engine.store.incidents(user="u05") if "device=tor" in i.marks]
+    assert "device=tor" in first.marks
+    assert (first.id in second.linked) or (second.id in first.linked)
+
+
 def test_past_sessions_that_are_like_a_confirmed_one_can_be_opened_confirmed_and_unlearnt(robbed: Batch, trained: Pack) -> None:
     engine = lived(robbed, trained)
     free = [r for r in engine.store.remembered() if r.user not in {i.user for i in engine.store.incidents()}]

@@ -49,9 +49,7 @@ def state_of(store: Store) -> dict[str, object]:
     return {
         "verdicts": sorted(store.verdicts(-np.inf, np.inf)),
         "alerts": sorted(store.alerts(10_000)),
-        "incidents": [
-            (msgspec.structs.replace(i, linked=()), store.members(i.id)) for i in store.incidents()
-        ],  # of one cycle: unlinked
+        "incidents": [(i, store.members(i.id)) for i in store.incidents()],
         "audit": sorted((e.incident, e.what, e.why, str(e.detail)) for e in store.entries(0, 10_000)),
         "profiles": list(store.all_accounts()),
         "open": store.open_sessions(store.due(np.inf)),

@@ -13,7 +13,7 @@ from detector.cycle import Engine
 from detector.errors import UnknownError
 from detector.guidance import Allowance, without
 from detector.pack import Pack
-from tests.desks import THEFT, desk_of, later, lived
+from tests.desks import desk_of, later, lived
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +128,6 @@ def test_a_muted_account_is_listed_until_it_is_let_through_again(desk: Desk) -> 
     assert desk.account("u03")["muted"]["who"] == "eve"
     desk.unmute("u03", "eve")
     assert desk.muted() == []
-
-
-def test_takeovers_that_share_a_device_are_linked(engine: Engine) -> None:
-    desk = desk_of(engine)
-    assert THEFT
-    assert all(isinstance(i["linked"], list) for i in desk.queue(limit=500)["incidents"])
 
 
 def test_a_pack_that_is_gone_hides_what_needs_it_and_no_more(engine: Engine, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from alerts.impact import Stake, Stakes, longest, stake
 from alerts.incidents import Alarm, Grouped, digest, group, message, opened, why_linked
 from alerts.policy import SEVERITIES
+from detector.casework import Others
 from detector.errors import SettingsError
 from detector.pack import Pack
 from detector.records import Alert, Incident, Verdict
@@ -24,15 +25,15 @@ WEEK = 7 * DAY
 VERDICT = Verdict("ada", None, 0.0, 60.0, 9, 12.0, 1e-4, 0.9, 40, "mature", {"device": 12.0}, "pack-1")
 
 
-def alarm(time: float, user: str = "ada", severity: str = "low", p: float = 1e-3, **more: object) -> Alarm:
+def alarm(time: float, user: str = "ada", severity: str = "low", p: float = 1e-3) -> Alarm:
     verdict = replace(VERDICT, user=user, start=time - 60, end=time, p=p)
     alert = Alert(f"{user}{time}", time, severity, verdict, False, "strange", ())
-    return Alarm(alert, Stake(), (), b"", **more)  # type: ignore[arg-type]
+    return Alarm(alert, Stake(), (), b"")
 
 
 def grouped(*alarms: Alarm, before: Grouped | None = None, muted: bool = False) -> Grouped:
     latest = {} if before is None else {user: before.incidents[id_] for user, id_ in before.newest.items()}
-    return group(alarms, latest.get, lambda user, time: muted, DAY, WEEK)
+    return group(alarms, latest.get, lambda user, time: muted, DAY, WEEK, Others([], "pack-1"))
 
 
 def only(found: Grouped) -> Incident:
@@ -100,7 +101,7 @@ def test_a_muted_account_opens_nothing() -> None:
 
 
 def test_a_message_says_what_receivers_need_and_nothing_of_other_accounts() -> None:
-    incident = only(grouped(alarm(0, linked=("f" * 16,))))
+    incident = only(grouped(alarm(0)))
     id_, body = message(incident, "opened", 5.0, "https://review.example/")
     told = msgspec.json.decode(body)
     assert (told["message"], told["kind"], told["user"]) == (id_, "opened", "ada")
@@ -115,6 +116,14 @@ def test_incidents_of_different_accounts_are_linked_by_rare_values_or_likeness()
     assert why_linked(one, other, lambda a, b: 0.5, 0.9) == ["device=tor"]
     assert why_linked(one, msgspec.structs.replace(other, marks=()), lambda a, b: 0.5, 0.9) == []
     assert why_linked(one, one, lambda a, b: 1.0, 0.9) == []
+    one_cycle = grouped(
+        *(
+            replace(alarm(60.0 * n, user=u), marks=m)
+            for n, (u, m) in enumerate([("ada", ("x",)), ("bob", ("x", "y")), ("cy", ("y",))])
+        )
+    )
+    ada, bob, cy = (one_cycle.incidents[one_cycle.newest[u]] for u in ("ada", "bob", "cy"))
+    assert (ada.linked, bob.linked, cy.linked) == ((), (ada.id,), (bob.id,))
     elsewhere = msgspec.structs.replace(other, marks=(), verdict={"pack": "another"})
     assert why_linked(one, elsewhere, lambda a, b: 1.0, 0.9) == []
 

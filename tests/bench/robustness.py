@@ -105,7 +105,7 @@ def judge(batch: Batch, log: str, settings: Settings, windows: Windows) -> Judge
         nats.update(zip(zip(table.user, table.name, table.start.tolist(), strict=True), found, strict=True))
         return plain(table, profiles, embedding, peers, pack, unfinished)
 
-    engine = Engine(Recorder(verdicts.append, lambda _: None), pack, settings, (), keep_history=False)
+    engine = Engine(Recorder(verdicts.append, lambda _: None), pack, settings, (), keep_history=False, casework=False)
     with mock.patch.object(scoring, "judge", recording):
         for low in range(0, len(batch), BATCH):
             part = select(batch, np.arange(low, min(low + BATCH, len(batch))))
