@@ -2,8 +2,8 @@
 
 The pack's p-values are right for the time it was trained on. Later, sessions that were not in doubt show how often p is really at
 most .05, .1, .2 and .3; a power law through these points carries the correction to smaller p (in the body thieves do not show, in
-the tail they would be taken for owners). The alarm limit follows the budget by feedback: after a day with too many alerts it falls,
-after one with too few it rises.
+the tail they would be taken for owners). The alarm limit follows the budget by feedback: after a day with too many
+alerts it falls, after one with too few it rises; and a day asks for what the four weeks before it lack (a PI controller).
 
 All is counted by day (UTC) of the event clock, and a day is judged by the days before it: no cut of a batch and no restart shows.
 """
@@ -22,6 +22,7 @@ PRIOR_SESSIONS = 200.0  # how many sessions the pack's own p-values are worth
 PRIOR_DAYS = 3.0  # how many days the pack's sessions a day are worth
 STEEPEST = 2.0  # of the power law, and its inverse the flattest
 GAIN = 0.2  # of a day's error that the logarithm of the limit takes up: it settles within a week
+SETTLED_IN, LEAST, MOST = 7.0, 0.25, 2.0  # days in which that happens; shares of the budget that a day may ask for
 SPELL = 7 * DAY  # an account that alarms again within this is in the same trouble: one alert, however many sessions
 FARTHEST = 3.0  # nats that feedback may move the limit either way
 
@@ -50,9 +51,16 @@ def turned(watch: Watch, day: int, per_day: float) -> Watch:
         return watch
     lean = watch.lean
     if watch.day in watch.days:
-        lean = float(np.clip(lean + GAIN * (1 - watch.days[watch.day][-1] / per_day), -FARTHEST, FARTHEST))
+        missed = wanted(watch, per_day) - watch.days[watch.day][-1]
+        lean = float(np.clip(lean + GAIN * missed / per_day, -FARTHEST, FARTHEST))
     kept = {d: counts for d, counts in watch.days.items() if d >= day - KEPT_DAYS}
     return Watch(kept, day, lean, {user: time for user, time in watch.spells.items() if time >= day * DAY - SPELL})
+
+
+def wanted(watch: Watch, per_day: float) -> float:
+    """How many alerts the watch's day should bring: what the last weeks lack, or had too many, is made up for within days."""
+    lacking = sum(per_day - counts[-1] for day, counts in watch.days.items() if day < watch.day)
+    return float(np.clip(per_day + lacking / SETTLED_IN, LEAST * per_day, MOST * per_day))
 
 
 def spelled(watch: Watch, user: str, time: float) -> tuple[Watch, bool]:

@@ -97,7 +97,7 @@ class Engine:
     def limit(self, watch: calibration.Watch) -> float:
         """The largest p that alarms on the watch's day."""
         sessions = calibration.sessions_a_day(watch, self.pack.sessions_per_day) if self.pack else 0.0
-        return Policy(self.alerts_per_day, sessions, watch.lean).threshold
+        return Policy(calibration.wanted(watch, self.alerts_per_day), sessions, watch.lean).threshold
 
     def run(
         self, source: str, chunk: Chunk, now: float, *, idle: bool = False, drain: bool = False, looks: bool = True
@@ -266,7 +266,8 @@ class Engine:
             return [row for part in (*stored, mine) for row in rows_of(part)]
 
         part = self.casework.take(outcome, records, pack, clock, self.state.audit, now, events)
-        limit, nominal = self.limit(outcome.watch), self.limit(msgspec.structs.replace(outcome.watch, lean=0.0))
+        sessions = calibration.sessions_a_day(outcome.watch, pack.sessions_per_day)
+        limit, nominal = self.limit(outcome.watch), Policy(self.alerts_per_day, sessions).threshold
         over = Counter(
             str(np.datetime64(int(v.end // 86400), "D")) for v in outcome.verdicts if pack.fusion and limit < v.p <= nominal
         )

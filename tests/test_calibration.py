@@ -7,7 +7,7 @@ import pytest
 
 from alerts.policy import Policy
 from detector import calibration
-from detector.calibration import Seen, Watch, added, alerts_a_day, corrected, sessions_a_day, turned
+from detector.calibration import Seen, Watch, added, alerts_a_day, corrected, sessions_a_day, turned, wanted
 
 PER_DAY = 5.0
 
@@ -75,7 +75,7 @@ def test_the_budget_is_held_over_28_days_though_p_be_wrong_by_a_factor(wrong: fl
     raised = []
     for day in range(80):
         watch = turned(watch, day, PER_DAY)
-        limit = Policy(PER_DAY, sessions_a_day(watch, 1000.0), watch.lean).threshold
+        limit = Policy(wanted(watch, PER_DAY), sessions_a_day(watch, 1000.0), watch.lean).threshold
         alerts = int((rng.random(1000) * wrong <= limit).sum())
         raised.append(alerts)
         watch = added(watch, Seen(np.linspace(0.001, 1, 1000), np.ones(1000, bool), alerts))
@@ -91,3 +91,12 @@ def test_a_watch_forgets_what_is_older_than_four_weeks() -> None:
 def test_days_without_sessions_do_not_raise_the_limit() -> None:
     watch = after(3, np.ones(10))
     assert turned(watch, 90, PER_DAY).lean == turned(watch, 4, PER_DAY).lean == watch.lean
+
+
+def test_a_day_asks_for_what_the_weeks_before_lack_within_bounds() -> None:
+    p = np.ones(10)
+    assert wanted(after(28, p, 5), PER_DAY) == PER_DAY
+    assert wanted(after(7, p, 4), PER_DAY) == pytest.approx(PER_DAY + 1)
+    assert wanted(after(7, p, 6), PER_DAY) == pytest.approx(PER_DAY - 1)
+    assert wanted(after(28, p, 0), PER_DAY) == calibration.MOST * PER_DAY
+    assert wanted(after(28, p, 50), PER_DAY) == calibration.LEAST * PER_DAY
