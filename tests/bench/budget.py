@@ -1,0 +1,83 @@
+"""Whether the alert budget is held on a quiet log: python -m tests.bench.budget [LOG [PER_DAY ...]]
+
+Leaves the takeovers out of a real log, replays it, and prints how many alerts (spells of trouble, as the budget counts them) a day
+each 28 days after "score from" brought.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from detector.calibration import DAY, SPELL
+from detector.lines import seconds
+from detector.settings import SourceSettings, load
+from detector.sources import read_all
+from tests.bench.quality import LOGS, SHARED
+from tests.bench.robustness import takeover_of, windows_of
+
+MONTH = 28
+
+
+def main() -> None:
+    """Print a line for each budget."""
+    log, budgets = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("email", [])
+    since, options = LOGS[log]
+    with tempfile.TemporaryDirectory() as made:
+        quiet = Path(made) / "quiet.jsonl"
+        without_takeovers(log, quiet)
+        for budget in map(float, budgets or ("1", "2")):
+            verdicts, alerts = Path(made) / "verdicts.jsonl", Path(made) / "alerts.jsonl"
+            command = [sys.executable, "-m", "detector.cli", "replay", str(quiet), "--train-until", since, *options]
+            command += ["--verdicts", str(verdicts), "--alerts", str(alerts), "--set", f"alerts.per_day={budget}"]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            days = spells_by_day(alerts, seconds(since), whole_days(verdicts, seconds(since)))
+            means = [round(float(days[low : low + MONTH].mean()), 2) for low in range(0, len(days) - MONTH + 1, MONTH)]
+            held = float(np.mean([abs(m - budget) <= 0.1 * budget for m in means]))
+            told = {"log": log, "budget": budget, "days": len(days), "mean": round(float(days.mean()), 2), "by_28_days": means}
+            print(json.dumps(told | {"share_within_10_percent": round(held, 2)}), flush=True)
+
+
+def without_takeovers(log: str, path: Path) -> None:
+    """The events of the log that are their account's owner's."""
+    windows, settings = windows_of(log), load(environment={})
+    source = [str(SHARED / "data" / log / "events.jsonl.gz")]
+    with path.open("w") as file:
+        for chunk in read_all(source, SourceSettings(), settings.events, 20_000, time.time()):
+            batch = chunk.batch
+            columns = {name: column.tolist() for name, column in batch.attributes.items()}
+            rows = zip(batch.time.tolist(), batch.user.tolist(), batch.session.tolist(), batch.event_id.tolist(), strict=True)
+            for e, (when, user, session, id_) in enumerate(rows):
+                if takeover_of(windows, user, session, when, when) is None:
+                    event = {"time": when, "user": user, "session": session, "id": id_} | {n: c[e] for n, c in columns.items()}
+                    file.write(json.dumps({name: value for name, value in event.items() if value is not None}) + "\n")
+
+
+def whole_days(verdicts: Path, since: float) -> int:
+    """How many days there are until 99 % of the sessions have ended: a log may trickle on for long after its end."""
+    ends = np.array([seconds(json.loads(line)["end"]) for line in verdicts.open()])
+    return int((np.quantile(ends[ends >= since], 0.99) - since) // DAY)
+
+
+def spells_by_day(alerts: Path, since: float, days: int) -> np.ndarray:
+    """(D,) spells of trouble that began on each day."""
+    last: dict[str, float] = {}
+    count = np.zeros(days)
+    for line in alerts.open():
+        alert = json.loads(line)
+        user, when = alert["verdict"]["user"], seconds(alert["time"])
+        day = int((when - since) // DAY)
+        if when - last.get(user, -np.inf) > SPELL and 0 <= day < days:
+            count[day] += 1
+        last[user] = when
+    return count
+
+
+if __name__ == "__main__":
+    main()
