@@ -252,7 +252,7 @@ class Desk:
                 out.append({"facet": name, "kind": "number", **told, "seen": [told["seen"]]})
             else:
                 usual = [_value_row(*value) for value in _triples(told["usual"])]
-                rest = {key: told[key] for key in ("seen", "peers", "everyone")}
+                rest = {key: told[key] for key in ("seen", "new", "peers", "everyone")}
                 last = told["last_seen"]
                 out.append({"facet": name, "kind": "text", **rest, "usual": usual, "last_seen": _day(last)})
         return out
@@ -261,7 +261,7 @@ class Desk:
         engine = self._engine()
         batches = stored_events(self._store, engine.settings.state.folder, user, start, end) if engine.keep_history else []
         batch = history.concat(batches)
-        strange = {(f["facet"], v) for f in facets if f["kind"] == "text" and f["last_seen"] is None for v, _ in f["seen"]}
+        strange = {(f["facet"], v) for f in facets if f["kind"] == "text" for v, _ in f["seen"][: f["new"]]}
         out: list[Row] = []
         for time, row in zip(batch.time.tolist(), rows_of(batch), strict=True):
             attributes = {name: value for name, value in row.items() if value is not None and name != "action"}

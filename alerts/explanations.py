@@ -137,7 +137,7 @@ def _reason(channel: str, nats: int, share: int, details: Details) -> Mapping[st
         "id": identifier.format(_identifier(name)),
         "channel": harmless(channel, NAME_LIMIT),
         "title": title,
-        "text": title + _seen(detail) + _usual(detail),
+        "text": title + _seen(detail, look == "novelty") + _usual(detail),
         "nats": nats / HUNDREDTHS,
         "share": share / THOUSANDTHS,
     }
@@ -161,13 +161,14 @@ def _identifier(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "_" for c in name[:NAME_LIMIT].lower())
 
 
-def _seen(detail: Detail) -> str:
+def _seen(detail: Detail, new: bool) -> str:
     if "seen" not in detail:
         return ""
     if not isinstance(detail["seen"], list | tuple):
         return f": {_value(detail['seen'])}"
-    values = [_value(value) for value, _ in detail["seen"][:VALUES_SHOWN]]
-    return f": {_listed(values, int(str(detail.get('values', len(detail['seen'])))))}"
+    total = int(str(detail.get("new" if new else "values", detail.get("values", len(detail["seen"])))))
+    values = [_value(value) for value, _ in detail["seen"][: min(VALUES_SHOWN, total)]]
+    return f": {_listed(values, total)}"
 
 
 def _usual(detail: Detail) -> str:

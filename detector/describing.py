@@ -26,9 +26,9 @@ MOST = 5  # values
 def told(table: Sessions, profile: Profiles, pack: Pack) -> dict[str, dict[str, object]]:
     """By facet: what the (1) session showed and what is usual for its (1) profile.
 
-    text: `seen` [(value, count)], the strangest first; `usual` [(value, count, second last seen)], the heaviest first; for the
-    strangest, `last_seen` (None: never) and its share of what `peers` and `everyone` do. number: `seen` the farthest, `usual_mean`,
-    `usual_sd`, on the scale of the log.
+    text: `seen` [(value, count)], the strangest first, of `values` values, the first `new` of them never seen before; `usual`
+    [(value, count, second last seen)], the heaviest first; for the strangest, `last_seen` (None: never) and its share of what
+    `peers` and `everyone` do. number: `seen` the farthest, `usual_mean`, `usual_sd`, on the scale of the log.
     """
     out: dict[str, dict[str, object]] = {}
     counted, day = lookup(profile, table.row, table.key)
@@ -43,6 +43,7 @@ def told(table: Sessions, profile: Profiles, pack: Pack) -> dict[str, dict[str, 
         out[name] = {
             "seen": [(str(table.text[t]), float(table.count[t])) for t in strange[:MOST]],
             "values": len(mine),
+            "new": int((counted[mine] == 0).sum()),
             "usual": list(islice(usual(profile, f, pack), MOST)),
             "last_seen": float(day[first]) * DAY if counted[first] > 0 else None,
             "peers": float(f"{peers[first]:.2g}"),

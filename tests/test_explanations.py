@@ -98,6 +98,12 @@ def test_what_is_seen_and_what_is_usual_is_said() -> None:
     assert summary(reasons) == "device never seen before (+4.2), amount above the usual (+3.0), country unusual (+2.0)"
 
 
+def test_only_values_that_were_never_seen_are_called_so() -> None:
+    seen = {"seen": [("pay", 1), ("login", 2), ("open", 1)], "values": 3, "new": 1, "last_seen": None}
+    (reason,) = explain(judged({"action": 2.0}), {"action": seen})
+    assert reason["text"] == 'action never seen before: "pay"'
+
+
 def test_identifiers_depend_on_the_channel_its_side_and_what_is_known() -> None:
     evidence = {"device": 1.0, "Card No.": 1.0, "amount:extreme": 1.0, "novelty:device": 1.0, "embedding": 1.0, "belief": 1.0}
     against = [
