@@ -260,8 +260,8 @@ def _judge_all(
         opinion = judge(judged, mine, seen[now], looked[now], pack, ~closes[now])
         for i, verdict in zip(now, verdicts_of(table, mine, opinion, pack), strict=True):
             verdicts[i] = verdict
-        p[now], beliefs[now] = opinion.p, opinion.belief
-        for s in np.flatnonzero(opinion.p <= DETAILED if pack.fusion else np.zeros(len(table), bool)):
+        p[now], beliefs[now] = [float(f"{x:.6g}") for x in opinion.p.tolist()], opinion.belief
+        for s in np.flatnonzero(p[now] <= DETAILED if pack.fusion else np.zeros(len(table), bool)):
             against[int(now[s])] = take_profiles(mine, np.array([s]))
         last = closes[now] & (said[now] != STRANGER)
         if last.any():
@@ -273,7 +273,6 @@ def _judge_all(
             after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
             put(profiles, rows, replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt)))
             changed[rows] = True
-    p = np.array([float(f"{x:.6g}") for x in p.tolist()])
     return _Judged(verdicts, p, np.round(beliefs, ROUND), embedding, against, quiet, profiles, changed)
 
 

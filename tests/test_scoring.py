@@ -115,6 +115,19 @@ def test_an_alarm_does_not_wait_for_the_end_of_its_session(log: Batch, trained: 
     assert told(takeover.session, takeover.profile, trained)["device"]["last_seen"] is None
 
 
+def test_a_p_that_is_just_above_the_limit_for_details_before_it_is_rounded_may_alarm(
+    log: Batch, trained: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = scoring.judge
+
+    def on_the_edge(table: Sessions, *rest: object) -> scoring.Opinion:
+        return replace(plain(table, *rest), p=np.full(len(table), scoring.DETAILED * (1 + 1e-9)))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "judge", on_the_edge)
+    monkeypatch.setattr(scoring.calibration, "corrected", lambda p, watch: p)
+    assert run(part(log, slice(0, 200)), trained, 100)[1]
+
+
 def test_a_session_alarms_once(log: Batch, trained: Pack) -> None:
     alarming = run(log, trained, 50)[1]
     assert len({(a.verdict.user, a.verdict.session, a.verdict.start) for a in alarming}) == len(alarming)
