@@ -22,6 +22,7 @@ import numpy as np
 
 from detector import splicing, training
 from detector.attacks import KINDS
+from detector.calibration import SPELL
 from detector.cycle import Engine, rebuild, settle
 from detector.errors import SettingsError, TrainingError
 from detector.fusion import auc
@@ -245,7 +246,8 @@ def report(
 ) -> dict[str, Any]:
     """Everything counted, JSON-able: `kinds`, `all` and `maturity` of takeovers, `owners`, and what the plots show.
 
-    Shares are in [0, 1], with Wilson's 95 % interval; what nothing is known of is null. `unfinished` says how far it came.
+    False alarms are spells of trouble of an account, as in the budget. Shares are in [0, 1], with Wilson's 95 % interval; what nothing
+    is known of is null. `unfinished` says how far it came.
     """
     outcomes, own, false, after = [], [], 0, 0
     for one in rounds:
@@ -254,9 +256,13 @@ def report(
         taken = {t.user: t.sessions[0][1] for t in one.takeovers}
         before = {key for key in one.verdicts.keys() - thieves if key[2] < taken.get(key[0], math.inf)}
         own += [one.verdicts[key] for key in one.verdicts if key in before]
-        of_owners = [key for a in one.alerts if (key := (a.verdict.user, a.verdict.session, a.verdict.start)) not in thieves]
-        false += sum(key[2] < taken.get(key[0], math.inf) for key in of_owners)
-        after += sum(key[2] >= taken.get(key[0], math.inf) for key in of_owners)
+        last: dict[str, float] = {}
+        for a in sorted(one.alerts, key=lambda a: a.time):
+            key = a.verdict.user, a.verdict.session, a.verdict.start
+            begins = a.time - last.get(key[0], -math.inf) > SPELL  # as the budget counts
+            last[key[0]] = a.time
+            false += begins and key not in thieves and key[2] < taken.get(key[0], math.inf)
+            after += key not in thieves and key[2] >= taken.get(key[0], math.inf)
     days = max(sum(_watched(log, rules.since, r.until) for r in rounds), 1 / 24)
     recent = log.start >= rules.since
     accounts = len(np.unique(log.account[recent]))
