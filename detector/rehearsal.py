@@ -246,8 +246,8 @@ def report(
 ) -> dict[str, Any]:
     """Everything counted, JSON-able: `kinds`, `all` and `maturity` of takeovers, `owners`, and what the plots show.
 
-    False alarms are spells of trouble of an account, as in the budget. Shares are in [0, 1], with Wilson's 95 % interval; what nothing
-    is known of is null. `unfinished` says how far it came.
+    False alarms are spells of trouble of an account, as in the budget. Shares are in [0, 1], with Wilson's 95 % interval; what
+    nothing is known of is null. `unfinished` says how far it came.
     """
     outcomes, own, false, after = [], [], 0, 0
     for one in rounds:
