@@ -12,7 +12,7 @@ from detector import attacks, belief, encoder, evidence, fusion, outliers, profi
 from detector.errors import PackError, StoreDamagedError
 from detector.pack import Pack
 from detector.sessions import Sessions, take
-from detector.settings import SessionSettings
+from detector.settings import SessionSettings, TrainingSettings
 from tests.logs import batch_of, rows_of_people
 
 
@@ -208,3 +208,31 @@ def test_a_file_with_other_types_is_no_outlier_model(tmp_path: Path) -> None:
     skops.io.dump({"model": KMeans(2), "hook": replace}, tmp_path / "m.skops")
     with pytest.raises(PackError, match="never has"):
         outliers.load(tmp_path / "m.skops")
+
+
+def test_of_too_many_sessions_training_takes_the_newest_or_a_sample_of_accounts_with_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch, rules = batch_of(rows_of_people(14, 40)), SessionSettings()
+    accounts, a_day, every = training._sample(batch, rules, 10_000, set())
+    assert (accounts, every.all()) == (14, True)
+    assert a_day == pytest.approx(14 * 1.5, rel=0.15)
+    accounts, same, newest = training._sample(batch, rules, 400, set())  # 14 accounts of more than HABIT each
+    assert (accounts, same) == (14, a_day)
+    assert set(batch.user[newest]) == set(batch.user)
+    assert batch.time[newest].min() > np.quantile(batch.time, 0.4)
+    monkeypatch.setattr(training, "HABIT", 50)
+    _, _, some = training._sample(batch, rules, 400, {"u00"})
+    chosen = set(batch.user[some])
+    assert 3 < len(chosen) < 13
+    assert "u00" in chosen
+    assert all(some[batch.user == user].all() for user in chosen)
+
+
+def test_a_pack_from_a_sample_tells_how_many_accounts_there_are() -> None:
+    batch = batch_of(rows_of_people(14, 40))
+    limits = TrainingSettings(max_sessions=500)
+    pack = training.train(batch, {}, SessionSettings(), limits, 0, share=0.5)
+    assert (pack.report["accounts"], pack.report["learnt_accounts"]) == (28, 14)
+    assert pack.sessions <= 500
+    assert pack.sessions_per_day == pytest.approx(2 * 14 * 1.5, rel=0.15)

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from detector import history
 from detector.errors import StoreDamagedError, StoreError
-from detector.history import compact, concat, decode, encode, prune, read
+from detector.history import compact, concat, decode, encode, lots, prune, read, thinned
 from detector.records import Batch, Changes
 from detector.stores import MemoryStore, SqliteStore, Store
 from tests.faults import FaultyStore, Killed, killed_after, killed_before
+from tests.logs import batch_of, part, rows_of_people
 
 DAY = 86400.0
 EPOCH_DAYS = ["1970-01-01", "1970-01-02", "1970-01-03"]
@@ -127,6 +128,23 @@ def test_a_part_in_which_any_byte_differs_is_refused(at: int, change: int) -> No
 def test_the_same_events_are_the_same_bytes() -> None:
     events = batch((0.0, "a"), (1.0, "b"), x=["y", 2.0])
     assert encode(events) == encode(events)
+
+
+def test_too_many_events_are_thinned_to_those_of_a_sample_of_the_accounts() -> None:
+    people = batch_of(rows_of_people(14, 30))
+    pieces = [part(people, slice(low, low + 100)) for low in range(0, len(people), 100)]
+    whole, share = thinned(pieces, len(people))
+    assert (share, whole.user.tolist()) == (1.0, people.user.tolist())
+    assert all(whole.attributes[name].tolist() == column.tolist() for name, column in people.attributes.items())
+    assert len({id(user) for user in whole.user}) == 14
+    few, share = thinned(pieces, len(people) // 2)
+    assert 0 < len(few) <= len(people) // 2
+    assert np.log2(share) == -round(-np.log2(share)) < 0
+    kept = {user for user in people.user if lots(np.array([user], object))[0] < share}
+    assert few.user.tolist() == [user for user in people.user if user in kept]
+    assert few.attributes["device"].tolist() == [
+        d for d, u in zip(people.attributes["device"], people.user, strict=True) if u in kept
+    ]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
