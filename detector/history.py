@@ -107,7 +107,7 @@ def thinned(batches: Iterable[Batch], most: int) -> tuple[Batch, float]:
     events, share = 0, 1.0
     table: dict[object, object] = {}
     for batch in batches:
-        kept.append(_lean(select(batch, lots(batch.user) < share) if share < 1 else batch, table))
+        kept.append(lean(select(batch, lots(batch.user) < share) if share < 1 else batch, table))
         events += len(kept[-1])
         while events > most:
             share /= 2
@@ -116,7 +116,9 @@ def thinned(batches: Iterable[Batch], most: int) -> tuple[Batch, float]:
     return concat(kept), share
 
 
-def _lean(batch: Batch, table: dict[object, object]) -> Batch:
+def lean(batch: Batch, table: dict[object, object]) -> Batch:
+    """The batch to be kept for long: without ids and positions, and with values that are the same objects as those in `table`."""
+
     def shared(column: np.ndarray) -> np.ndarray:
         values = column.tolist()
         index = {value: n for n, value in enumerate(dict.fromkeys(values))}

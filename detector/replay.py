@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -12,7 +13,7 @@ from detector import training
 from detector.belief import DOUBTED
 from detector.cycle import Engine, move
 from detector.errors import TrainingError
-from detector.history import concat, select
+from detector.history import lean, select, thinned
 from detector.lines import alert_line, verdict_line
 from detector.pack import Pack
 from detector.records import Alert, Batch, Changes, Chunk, Verdict
@@ -67,7 +68,8 @@ def replay(
     With a `pack` given, it is used throughout. Raises TrainingError where there is too little to learn from.
     """
     past: list[Batch] = []
-    waiting: list[Chunk] = []
+    texts: dict[object, object] = {}
+    waiting: deque[Chunk] = deque()
     source = iter(chunks)
     for chunk in source:
         waiting.append(chunk)
@@ -75,12 +77,8 @@ def replay(
             break
     retrain = pack is None and settings.training.every > 0 and settings.training.growth > 0
     if pack is None:
-        history = [select(c.batch, c.batch.time < train_until) for c in waiting if len(c.batch)]
-        if not sum(map(len, history)):
-            raise TrainingError("no event lies before --train-until; choose a later time")
-        pack = training.train(
-            concat(history), settings.attributes, settings.session, settings.training, settings.seed, trusted_until=train_until
-        )
+        before = (select(c.batch, c.batch.time < train_until) for c in waiting if len(c.batch))
+        pack = _trained(before, settings, train_until, {})
         for line in training.report_lines(pack.report):
             tell(line)
     packs, told, alerts = [pack.id], 0, 0
@@ -102,14 +100,16 @@ def replay(
             on_alert(alert)
 
     engine = Engine(Recorder(take_verdict, take_alert), pack, settings, (), keep_history=False, casework=looks)
-    sessions, checked = pack.sessions, train_until
+    sessions, checked = None if pack.report.get("sampled") else pack.sessions, train_until
     for chunk in _together(waiting, source):
         report = engine.run("replay", chunk, now, looks=looks)
         progress(report)
         if retrain and len(chunk.batch):
-            past.append(chunk.batch)
+            past.append(lean(chunk.batch, texts))
             newest = engine.state.newest
-            if newest - checked >= settings.training.every and newest > train_until:
+            if sessions is None and newest > train_until:
+                sessions = engine.state.counters["verdicts"]
+            if sessions is not None and newest - checked >= settings.training.every and newest > train_until:
                 checked = newest
                 if engine.state.counters["verdicts"] >= (1 + settings.training.growth) * sessions:
                     sessions = engine.state.counters["verdicts"]
@@ -123,17 +123,24 @@ def replay(
     return Summary(counters["events"], told, alerts, dict(engine.rejected), counters["duplicates"], tuple(packs))
 
 
-def _together(first: list[Chunk], rest: Iterator[Chunk]) -> Iterator[Chunk]:
-    yield from first
+def _together(first: deque[Chunk], rest: Iterator[Chunk]) -> Iterator[Chunk]:
+    while first:
+        yield first.popleft()
     yield from rest
 
 
 def _retrained(past: list[Batch], settings: Settings, old: Pack, doubtful: dict[tuple[str, float], float]) -> Pack:
     """A new pack from everything so far, or the old one if the new one is worse."""
-    new = training.train(
-        concat(past), settings.attributes, settings.session, settings.training, settings.seed, old.trusted_until, doubtful
-    )
+    new = _trained(past, settings, old.trusted_until, doubtful)
     return old if training.worse(new, old) else new
+
+
+def _trained(past: Iterable[Batch], settings: Settings, trusted_until: float, doubtful: dict[tuple[str, float], float]) -> Pack:
+    limits = settings.training
+    known, share = thinned(past, limits.max_events)
+    if not len(known):
+        raise TrainingError("no event lies before --train-until; choose a later time")
+    return training.train(known, settings.attributes, settings.session, limits, settings.seed, trusted_until, doubtful, share=share)
 
 
 def empty_batch() -> Batch:

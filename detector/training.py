@@ -188,6 +188,7 @@ def train(
     report |= {
         "accounts": round(accounts / share),
         "learnt_accounts": len(users),
+        "sampled": not bool(chosen.all()) or share < 1,
         "sessions": len(table),
         "events": len(batch),
         "days": round(days, 2),
