@@ -30,7 +30,7 @@ def log() -> Batch:
 
 
 def run(
-    batch: Batch, pack: Pack, size: int, users: list[str] | None = None
+    batch: Batch, pack: Pack, size: int, users: list[str] | None = None, budget: Budget = ALARM
 ) -> tuple[list[Verdict], list[Alarming], Profiles, Watch]:
     """All of a log in batches of `size`, every session closed at the end."""
     watch = Watch()
@@ -44,7 +44,7 @@ def run(
         assert kept.all()
         newest = float(clock[-1])
         watermark = newest - RULES.lateness if low + size < len(batch) else np.inf
-        out = step(piece, clock, users, profiles, opened, pack, RULES, watermark, watch, ALARM)
+        out = step(piece, clock, users, profiles, opened, pack, RULES, watermark, watch, budget)
         profiles, opened, watch = out.profiles, out.open_sessions, out.watch
         verdicts += out.verdicts
         alarming += out.alarming
@@ -124,8 +124,7 @@ def test_a_p_that_is_just_above_the_limit_for_details_before_it_is_rounded_may_a
         return replace(plain(table, *rest), p=np.full(len(table), scoring.DETAILED * (1 + 1e-9)))  # type: ignore[arg-type]
 
     monkeypatch.setattr(scoring, "judge", on_the_edge)
-    monkeypatch.setattr(scoring.calibration, "corrected", lambda p, watch: p)
-    assert run(part(log, slice(0, 200)), trained, 100)[1]
+    assert run(part(log, slice(0, 200)), trained, 100, budget=Budget(5.0, lambda _: 0.06))[1]
 
 
 def test_a_session_alarms_once(log: Batch, trained: Pack) -> None:

@@ -8,12 +8,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import sessions
 from detector.encoder import Encoder, encode, measures
 from detector.facets import Facets, as_sessions, observe
 from detector.opened import open_to_bytes
 from detector.records import Batch
-from detector.sessions import MORE, MOST_OPEN, Sessions, assign, bounded, close_time, combine, concat, empty, running_maximum, take
+from detector.sessions import (
+    MORE,
+    MOST_OPEN,
+    MOST_VALUES,
+    Sessions,
+    assign,
+    bounded,
+    close_time,
+    combine,
+    concat,
+    empty,
+    running_maximum,
+    take,
+)
 from tests.logs import batch_of, part, rows_of_people
 
 GAP, NAMED_GAP = 1800.0, 7200.0
@@ -77,27 +89,25 @@ def test_any_cut_of_the_batches_gives_the_same_sessions_bit_for_bit(seed: int, s
     assert same(found, take(expected, np.lexsort((expected.start, expected.user.astype(str)))))
 
 
-@pytest.mark.parametrize("size", [1, 13, 64, 400])
-def test_an_account_has_only_so_many_named_sessions_open_wherever_the_batches_were_cut(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sessions, "MOST_OPEN", 6)
+@pytest.mark.parametrize("size", [7, 64, 2000])
+def test_an_account_has_only_so_many_named_sessions_open_wherever_the_batches_were_cut(size: int) -> None:
     rng = np.random.default_rng(3)
     rows: list[dict[str, object]] = []
-    for t in np.cumsum(rng.exponential(120, 400)) + rng.normal(0, 300, 400):
-        name = None if rng.random() < 0.1 else f"s{rng.integers(1 + t // 600, 20 + t // 600)}"
+    for t in np.cumsum(rng.exponential(24, 2000)) + rng.normal(0, 300, 2000):
+        name = None if rng.random() < 0.1 else f"s{rng.integers(1 + t // 60, 300 + t // 60)}"
         rows.append({"time": float(t), "user": f"u{int(rng.random() < 0.2)}", "session": name, "action": "a", "page": "p"})
     batch = batch_of(rows)
     named = bounded(batch, empty(2), NAMED_GAP).session.tolist()
-    assert 40 < named.count(MORE) < 360
+    assert 200 < named.count(MORE) < 1800
     opened: dict[str, float] = {}
     newest = -np.inf
     for t, user, name in zip(batch.time.tolist(), batch.user, named, strict=True):
         if user == "u0":
             newest = max(newest, t)
             if name not in (None, MORE):
+                begins = t > opened.get(name, -np.inf) + NAMED_GAP
                 opened[name] = max(t, opened.get(name, t))
-            assert sum(end + NAMED_GAP >= newest for end in opened.values()) <= 6
+                assert not begins or sum(end + NAMED_GAP >= newest for end in opened.values()) <= MOST_OPEN
     table = in_pieces(batch, size)
     expected = whole(batch)
     order = [np.lexsort((x.name.astype(str), x.start, x.user.astype(str))) for x in (table, expected)]
@@ -138,13 +148,12 @@ def one_long_session(events: int) -> Batch:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 999])
-def test_of_too_many_values_the_first_stay_wherever_the_batches_were_cut(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MOST_VALUES", 40)
+def test_of_too_many_values_the_first_stay_wherever_the_batches_were_cut(size: int) -> None:
     batch = one_long_session(1000)
     table = in_pieces(batch, size)
     assert same(table, whole(batch))
     pages = FACETS.text.index("page")
-    assert set(table.text[table.facet == pages]) == set(list(dict.fromkeys(batch.attributes["page"].tolist()))[:40])
+    assert set(table.text[table.facet == pages]) == set(list(dict.fromkeys(batch.attributes["page"].tolist()))[:MOST_VALUES])
     assert table.events.tolist() == [1000]
     assert table.count[table.facet == FACETS.text.index("action")].sum() == 1000
 
