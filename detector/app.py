@@ -274,7 +274,8 @@ class Daemon:
             self.engine.tidy(now)
         self.compact()
         dropped = self.store.prune(now - keep.keep_verdicts, now - keep.keep_quarantine, now - keep.keep_incidents)
-        days = history.prune(Path(self.settings.state.folder), self.engine.state.newest - keep.keep)
+        with self.compacting:  # a day that goes must not be written to
+            days = history.prune(Path(self.settings.state.folder), self.engine.state.newest - keep.keep)
         self.log.info("retention", days_of_history=days, **dropped)
 
     # -- life

@@ -8,6 +8,7 @@ import pytest
 from detector import scoring
 from detector.calibration import Watch
 from detector.describing import told
+from detector.fusion import Reference, surprise
 from detector.pack import Pack
 from detector.profiles import Profiles, blank
 from detector.records import Batch, Verdict
@@ -115,16 +116,13 @@ def test_an_alarm_does_not_wait_for_the_end_of_its_session(log: Batch, trained: 
     assert told(takeover.session, takeover.profile, trained)["device"]["last_seen"] is None
 
 
-def test_a_p_that_is_just_above_the_limit_for_details_before_it_is_rounded_may_alarm(
-    log: Batch, trained: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = scoring.judge
-
-    def on_the_edge(table: Sessions, *rest: object) -> scoring.Opinion:
-        return replace(plain(table, *rest), p=np.full(len(table), scoring.DETAILED * (1 + 1e-9)))  # type: ignore[arg-type]
-
-    monkeypatch.setattr(scoring, "judge", on_the_edge)
-    assert run(part(log, slice(0, 200)), trained, 100, budget=Budget(5.0, lambda _: 0.06))[1]
+def test_a_p_that_is_just_above_the_limit_for_details_before_it_is_rounded_may_alarm(log: Batch, trained: Pack) -> None:
+    values = np.r_[np.full(95, -1e9), np.full(4, 1e9)]  # five in a hundred, of whatever score
+    p = float(np.exp(-surprise(np.zeros(1), Reference(values, 99, 1.0)))[0])
+    assert p > scoring.DETAILED == float(f"{p:.6g}")
+    assert trained.scores is not None
+    pack = replace(trained, scores=tuple(Reference(values, 99, 1.0) for _ in trained.scores))
+    assert run(part(log, slice(0, 200)), pack, 100, budget=Budget(5.0, lambda _: 0.06))[1]
 
 
 def test_a_session_alarms_once(log: Batch, trained: Pack) -> None:

@@ -176,8 +176,8 @@ def look(path: Path, load: Load, done: threading.Event) -> None:
 def sample(pid: int, port: int, load: Load, done: threading.Event) -> None:
     """Note memory, files and queue of the daemon."""
     while not done.wait(SAMPLE):
-        status = Path(f"/proc/{pid}/status").read_text()
-        resident = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         files = len(os.listdir(f"/proc/{pid}/fd"))
         numbers = metrics(port)
         load.samples.append(
