@@ -91,7 +91,7 @@ class Opinion:
     """What the fusion says of S sessions."""
 
     e: np.ndarray  # (S, C) nats per channel, ≥ 0
-    strangeness: np.ndarray  # (S,) nats
+    odds: np.ndarray  # (S,) log-odds of the boosting
     llr: np.ndarray  # (S,) log-likelihood ratio, somebody else over owner, in [LLR_LOW, LLR_HIGH]
 
 
@@ -125,11 +125,15 @@ def judge(fusion: Fusion, channels: np.ndarray, history: np.ndarray, events: np.
     """The fusion's opinion of (S, C) channels; each session's opinion depends on that session alone."""
     e = calibrate(fusion.channels, channels, history)
     odds = fusion.boosting.decision_function(np.concatenate([e, context(history, events)], axis=1))
-    outlier = outliers.score(fusion.forest, e[:, fusion.relevance >= RELEVANT])
-    return Opinion(e, strangeness(fusion, odds, outlier, e), likelihood_ratio(fusion, odds))
+    return Opinion(e, odds, likelihood_ratio(fusion, odds))
 
 
-def strangeness(fusion: Fusion, odds: np.ndarray, outlier: np.ndarray, e: np.ndarray) -> np.ndarray:
+def strangeness(fusion: Fusion, opinion: Opinion) -> np.ndarray:
+    """(S,) nats. Not a part of `judge`: the next session of an account waits for the odds only, and the forest is slow on few."""
+    return added_up(fusion, opinion.odds, outliers.score(fusion.forest, opinion.e[:, fusion.relevance >= RELEVANT]), opinion.e)
+
+
+def added_up(fusion: Fusion, odds: np.ndarray, outlier: np.ndarray, e: np.ndarray) -> np.ndarray:
     """(S,) nats from the three opinions: log-odds (S,), outlier scores (S,), and e (S, C)."""
     total = e @ fusion.relevance
     return (
@@ -182,7 +186,7 @@ def fit(
         relevance=relevance,
         llr_shift=-float(np.log(np.mean(np.exp(np.clip(LLR_SLOPE * own, LLR_LOW - 1, LLR_HIGH + 2))))),
     )
-    return fitted, strangeness(fitted, own, outlier, e_owners)
+    return fitted, added_up(fitted, own, outlier, e_owners)
 
 
 def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:

@@ -10,7 +10,7 @@ Axes: E events, S sessions, A accounts, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
 
@@ -248,32 +248,37 @@ def _judge_all(
     sorted_account = account[order]
     heads = np.flatnonzero(np.diff(sorted_account, prepend=-1))
     rank = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
-    verdicts: list[Callable[..., Verdict]] = [Verdict] * len(tasks)
-    p, beliefs = np.empty(len(tasks)), np.empty(len(tasks))
-    against: dict[int, Profiles] = {}
     by_rank = order[np.argsort(rank, kind="stable")]
     bounds = np.searchsorted(np.sort(rank), np.arange(rank.max(initial=-1) + 2))
+    weighed = _nothing_weighed(len(tasks), len(pack.channels))
+    before: list[Profiles] = []  # of each rank, as its sessions were judged against
     for low, high in pairwise(bounds):
         now = by_rank[low:high]
         table, mine = take(tasks, now), take_profiles(profiles, account[now])
-        judged = table if shown is tasks else take(shown, now)
-        opinion = judge(judged, mine, seen[now], looked[now], pack, ~closes[now])
-        for i, verdict in zip(now, verdicts_of(table, mine, opinion, pack), strict=True):
-            verdicts[i] = verdict
-        p[now], beliefs[now] = [float(f"{x:.6g}") for x in opinion.p.tolist()], opinion.belief
-        for s in np.flatnonzero(p[now] <= DETAILED if pack.fusion else np.zeros(len(table), bool)):
-            against[int(now[s])] = take_profiles(mine, np.array([s]))
+        opinion = weigh(table if shown is tasks else take(shown, now), mine, seen[now], looked[now], pack, ~closes[now])
+        for f in fields(Weighed):
+            getattr(weighed, f.name)[now] = getattr(opinion, f.name)
+        before.append(mine)
         last = closes[now] & (said[now] != STRANGER)
         if last.any():
             rows, sure = account[now][last], said[now][last] == OWNER
             taught = belief.lesson(opinion.belief, mine.history, mine.unlearnt)
             weight = np.where((table.end < pack.trusted_until) | (said[now] == OWNER), 1.0, taught)[last]
-            before, ended = (mine, table) if last.all() else (take_profiles(mine, last), take(table, np.flatnonzero(last)))
-            new = learn(before, ended, weight, embedding[now][last], peers[now][last].sum(1))
+            kept, ended = (mine, table) if last.all() else (take_profiles(mine, last), take(table, np.flatnonzero(last)))
+            new = learn(kept, ended, weight, embedding[now][last], peers[now][last].sum(1))
             after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
             put(profiles, rows, replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt)))
             changed[rows] = True
-    return _Judged(verdicts, p, np.round(beliefs, ROUND), embedding, against, quiet, profiles, changed)
+    whole = concluded(weighed, pack)
+    p = np.array([float(f"{x:.6g}") for x in whole.p.tolist()])
+    strange = np.flatnonzero(p[by_rank] <= DETAILED if pack.fusion else np.zeros(len(tasks), bool))
+    which = np.searchsorted(bounds, strange, side="right") - 1
+    against = {
+        int(by_rank[i]): take_profiles(before[r], np.array([i - bounds[r]]))
+        for i, r in zip(strange.tolist(), which.tolist(), strict=True)
+    }
+    beliefs = np.round(weighed.belief, ROUND)
+    return _Judged(verdicts_of(tasks, whole, pack), p, beliefs, embedding, against, quiet, profiles, changed)
 
 
 def _looked_at(table: Sessions, pack: Pack) -> tuple[np.ndarray, np.ndarray]:
@@ -291,9 +296,26 @@ def relearnt(profile: Profiles, sessions: Sessions, pack: Pack, guidance: Mappin
 
 def again(table: Sessions, profile: Profiles, pack: Pack, watch: Watch, unfinished: bool) -> tuple[float, float]:
     """(score, p) of a (1) session against a (1) profile, as the day of `watch` has it: for what would have been otherwise."""
-    opinion = judge(table, profile, *_looked_at(table, pack), pack, np.array([unfinished]))
+    opinion = concluded(weigh(table, profile, *_looked_at(table, pack), pack, np.array([unfinished])), pack)
     (p,) = calibration.corrected(opinion.p, watch)
     return float(np.round(np.round(opinion.evidence, ROUND).sum(), ROUND)), float(f"{p:.6g}")
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What must be known of S sessions before the next ones of their accounts; the rest of the opinion can wait."""
+
+    e: np.ndarray  # (S, C) nats per channel
+    odds: np.ndarray  # (S,) and
+    llr: np.ndarray  # (S,) of the fusion
+    carried: np.ndarray  # (S,) nats from earlier sessions
+    belief: np.ndarray  # (S,)
+    history: np.ndarray  # (S,) int64, sessions known before
+
+
+def _nothing_weighed(sessions: int, channels: int) -> Weighed:
+    odds, llr, carried, doubt = np.zeros((4, sessions))
+    return Weighed(np.zeros((sessions, channels)), odds, llr, carried, doubt, np.zeros(sessions, np.int64))
 
 
 @dataclass(frozen=True)
@@ -304,12 +326,13 @@ class Opinion:
     score: np.ndarray  # (S,)
     p: np.ndarray  # (S,)
     belief: np.ndarray  # (S,)
+    history: np.ndarray  # (S,)
 
 
-def judge(
+def weigh(
     table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, pack: Pack, unfinished: np.ndarray
-) -> Opinion:
-    """Judge sessions against their profiles (row by row); peers (S, F, J) from `peer_log_likelihood`; unfinished (S,) bool.
+) -> Weighed:
+    """Weigh sessions against their profiles (row by row); peers (S, F, J) from `peer_log_likelihood`; unfinished (S,) bool.
 
     That a session which goes on is shorter than usual says nothing: its volume counts only once it is above the owner's usual, and
     its context is that of a session of usual length.
@@ -319,28 +342,35 @@ def judge(
     short = unfinished & (table.events < usual)
     nats[short, pack.channels.index("volume")] = SILENT
     events = np.where(short, usual, table.events)
+    if pack.fusion is None:
+        parts = np.maximum(nats, 0) / (1 + np.maximum(nats, 0)) * (profiles.history > 0)[:, None]
+        return replace(_nothing_weighed(*nats.shape), e=parts, history=profiles.history)
     trusted = table.end < pack.trusted_until
     doubt = np.where(trusted, 0.0, profiles.doubt)
-    if pack.fusion is None or pack.scores is None:
-        parts = np.maximum(nats, 0) / (1 + np.maximum(nats, 0)) * (profiles.history > 0)[:, None]
-        evidence = np.c_[parts, np.zeros(len(table))]
-        score = evidence.sum(axis=1)
-        return Opinion(evidence, score, np.maximum(np.exp(-score), UNTRAINED_P), np.zeros(len(table)))
     opinion = fusion.judge(pack.fusion, nats, profiles.history, events)
-    carried = belief.carried(doubt)
-    evidence = np.c_[fusion.contributions(opinion.e, opinion.strangeness), carried]
-    score = opinion.strangeness + carried
-    p = np.exp(-fusion.by_history(pack.scores, score, profiles.history))
     after = np.where(trusted, 0.0, belief.update(doubt, belief.confident(opinion.llr, profiles.history)))
-    return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), after)
+    return Weighed(opinion.e, opinion.odds, opinion.llr, belief.carried(doubt), after, profiles.history)
 
 
-def verdicts_of(table: Sessions, profiles: Profiles, opinion: Opinion, pack: Pack) -> list[Callable[..., Verdict]]:
+def concluded(weighed: Weighed, pack: Pack) -> Opinion:
+    """The opinion of what was weighed, all at once."""
+    if pack.fusion is None or pack.scores is None:
+        score = weighed.e.sum(axis=1)
+        p = np.maximum(np.exp(-score), UNTRAINED_P)
+        return Opinion(np.c_[weighed.e, weighed.carried], score, p, weighed.belief, weighed.history)
+    strangeness = fusion.strangeness(pack.fusion, fusion.Opinion(weighed.e, weighed.odds, weighed.llr))
+    evidence = np.c_[fusion.contributions(weighed.e, strangeness), weighed.carried]
+    score = strangeness + weighed.carried
+    p = np.exp(-fusion.by_history(pack.scores, score, weighed.history))
+    return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), weighed.belief, weighed.history)
+
+
+def verdicts_of(table: Sessions, opinion: Opinion, pack: Pack) -> list[Callable[..., Verdict]]:
     """One verdict per session, but for its p; numbers rounded so that the parts still sum to the score."""
     names = (*pack.channels, "belief")
     parts = np.round(opinion.evidence, ROUND)
     score = np.round(parts.sum(axis=1), ROUND)
-    known, trust = profiles.history, belief.trust(profiles.history)
+    known, trust = opinion.history, belief.trust(opinion.history)
     maturity = (
         np.where(known < YOUNG, "new", np.where(known < MATURE, "young", "mature"))
         if pack.fusion

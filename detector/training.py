@@ -417,7 +417,8 @@ def _walk(
     by_rank = np.argsort(rank, kind="stable")
     bounds = np.searchsorted(rank[by_rank], np.arange(rank.max(initial=-1) + 2))
     nats = np.zeros((len(table), len(channel_names(model.facets.text, (*model.facets.number, "volume")))))
-    history, score = np.zeros(len(table), np.int64), np.zeros(len(table))
+    e, (odds, llr, carried) = np.zeros_like(nats), np.zeros((3, len(table)))
+    history = np.zeros(len(table), np.int64)
     taken: list[tuple[np.ndarray, ...]] = []
     profiles = take_profiles(profiles, np.arange(len(profiles)))
     for low, high in pairwise(bounds):
@@ -433,7 +434,7 @@ def _walk(
         weight, doubt = np.ones(len(now)), mine.doubt
         if fitted is not None:
             opinion = fusion.judge(fitted, nats[now], mine.history, some.events)
-            score[now] = opinion.strangeness + belief.carried(mine.doubt)
+            e[now], odds[now], llr[now], carried[now] = opinion.e, opinion.odds, opinion.llr, belief.carried(mine.doubt)
             doubt = belief.update(mine.doubt, belief.confident(opinion.llr, mine.history))
             weight = belief.lesson(doubt, mine.history, mine.unlearnt)
         new = learn(mine, some, weight, embedding[now], peers.sum(axis=1))
@@ -442,6 +443,7 @@ def _walk(
     if taken:
         stolen, known, events, kind = (np.concatenate([t[i] for t in taken]) for i in range(4))
         takeovers = _Sample(stolen, known, events, kind, np.empty(0))
+    score = fusion.strangeness(fitted, fusion.Opinion(e, odds, llr)) + carried if fitted is not None else carried
     return profiles, _Sample(nats, history, table.events, np.empty(0), score), takeovers
 
 
@@ -502,7 +504,7 @@ def _fit_fusion(
     taken, n = walks[0][2], len(some)
     if taken is None:
         raise TrainingError("no later part of history to judge")
-    caught = fusion.judge(fitted, taken.channels, taken.history, taken.events).strangeness
+    caught = fusion.strangeness(fitted, fusion.judge(fitted, taken.channels, taken.history, taken.events))
     limit = float(np.quantile(strangeness[:n], 0.99))
     names = channel_names(model.facets.text, (*model.facets.number, "volume"))
     by_kind = {name: round(float((caught[taken.kind == k] > limit).mean()), 3) for k, name in enumerate(attacks.KINDS)}

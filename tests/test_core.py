@@ -157,7 +157,8 @@ def test_a_session_is_judged_alone_or_in_company_alike(trained: Pack, history: S
     history_known, events = np.full(60, 12), table.events
     together = fusion.judge(trained.fusion, nats, history_known, events)
     alone = [fusion.judge(trained.fusion, nats[s : s + 1], history_known[:1], events[s : s + 1]) for s in range(60)]
-    assert np.array_equal(together.strangeness, np.concatenate([a.strangeness for a in alone]))
+    apart = np.concatenate([fusion.strangeness(trained.fusion, a) for a in alone])
+    assert np.array_equal(fusion.strangeness(trained.fusion, together), apart)
 
 
 def test_more_of_any_channel_never_lowers_the_log_odds(trained: Pack, history: Sessions) -> None:

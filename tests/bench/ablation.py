@@ -42,12 +42,12 @@ def without(names: tuple[str, ...]) -> list[Patch]:
 def opinions(boosting: bool, forest: bool, plain: bool) -> list[Patch]:
     """Only some of the three opinions."""
 
-    def strangeness(fitted: fusion.Fusion, odds: np.ndarray, outlier: np.ndarray, e: np.ndarray) -> np.ndarray:
+    def added_up(fitted: fusion.Fusion, odds: np.ndarray, outlier: np.ndarray, e: np.ndarray) -> np.ndarray:
         of = ((odds, fitted.boosting_reference), (outlier, fitted.forest_reference), (e @ fitted.relevance, fitted.sum_reference))
         heard = [fusion.surprise(*one) for one, wanted in zip(of, (boosting, forest, plain), strict=True) if wanted]
         return np.sum(heard, axis=0)
 
-    return [mock.patch.object(fusion, "strangeness", strangeness)]
+    return [mock.patch.object(fusion, "added_up", added_up)]
 
 
 def everything_taught(doubt: np.ndarray, history: np.ndarray, unlearnt: np.ndarray) -> np.ndarray:
