@@ -96,17 +96,17 @@ def judge(batch: Batch, log: str, settings: Settings, windows: Windows) -> Judge
     pack = training.train(past, settings.attributes, settings.session, settings.training, settings.seed, since)
     nats: dict[tuple[str, str | None, float], np.ndarray] = {}
     verdicts: list[Verdict] = []
-    plain = scoring.judge
+    plain = scoring.weigh
 
     def recording(
         table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, pack: Pack, unfinished: np.ndarray
-    ) -> scoring.Opinion:
+    ) -> scoring.Weighed:
         found = channels(table, profiles, embedding, peers, pack.population, pack.facets.number)
         nats.update(zip(zip(table.user, table.name, table.start.tolist(), strict=True), found, strict=True))
         return plain(table, profiles, embedding, peers, pack, unfinished)
 
     engine = Engine(Recorder(verdicts.append, lambda _: None), pack, settings, (), keep_history=False, casework=False)
-    with mock.patch.object(scoring, "judge", recording):
+    with mock.patch.object(scoring, "weigh", recording):
         for low in range(0, len(batch), BATCH):
             part = select(batch, np.arange(low, min(low + BATCH, len(batch))))
             engine.run(log, Chunk(part, (), {}, False), time.time(), looks=False)
