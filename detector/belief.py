@@ -1,8 +1,11 @@
 """Evidence adds up over sessions: a hidden two-state filter per account, p-values, and how much a session may teach.
 
 Between two sessions an account falls into other hands with probability ENTRY and stays there with probability STAY (a hidden Markov
-model, Rabiner 1989). The score of a session is its own strangeness plus a quarter of what earlier sessions carry over: half of it
-and more ranked owners whose habits had changed above thieves at their first session (measured on commands, hit@1 %).
+model, Rabiner 1989). The score of a session is its own strangeness plus three quarters of what earlier sessions carry over: all of
+it ranks owners whose habits have changed above thieves at their first session.
+
+Calm sessions teach at once. Sessions in doubt wait (see `quarantine`) and teach late; of those that are all but certainly a thief's
+only people can say that they are the owner's.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ ENTRY = 0.01
 NEW = 5  # sessions known
 PATIENCE = 40  # sessions
 STAY = 0.8
-CARRY = 0.25
+CARRY = 0.75
 DOUBTED, CERTAIN = 0.5, 0.95  # belief from which a session is likely a thief's; all but certainly
 CALM = 0.1  # belief; learning every session in proportion to 1 - belief let takeovers in and lost 3 points of cost on commands
 
@@ -44,8 +47,13 @@ def carried(doubt: np.ndarray) -> np.ndarray:
     return CARRY * np.maximum(logit(prior(doubt)) - logit(prior(np.zeros_like(doubt))), 0)
 
 
+def waits(belief: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(S,) bool: sessions that are not learnt now, by their weight, but may be later."""
+    return (weight == 0) & (belief < CERTAIN)
+
+
 def lesson(belief: np.ndarray, history: np.ndarray, unlearnt: np.ndarray) -> np.ndarray:
-    """(S,) weight with which a session is learnt: calm ones whole, others not at all.
+    """(S,) weight with which a session is learnt at once: calm ones whole, others not at all.
 
     A new account learns everything, since nothing can be told from it yet. After PATIENCE sessions in a row that taught nothing it
     learns again: an owner whose habits have changed would stay locked out for ever, a thief has been on the list for long.

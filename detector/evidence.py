@@ -2,6 +2,8 @@
 
 * text facet: the owner's values follow a Pitman-Yor predictive (Teh 2006) whose base is a mixture of peers (the ratio: Freeman
   2016); somebody else is one of the other peers. Values count by the square root of how often they occur.
+* rate of a text facet: the same per value, against the crowd of the other peers: a long session of habits no longer outweighs
+  what is foreign in it, and a short one is as strange as its values are.
 * number: marginal likelihood of the session's numbers under the owner's normal-inverse-gamma posterior against the population's
   prior (Murphy 2007), and for the extremes the tail of the owner's predictive Student-t.
 * embedding: distance to the nearest remembered sessions against what strangers' sessions have; distance to the long-term embedding.
@@ -24,6 +26,7 @@ from detector.sessions import Sessions, weighted_sums, with_volume
 
 EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
 EMBEDDING_SCALE = 10.0  # nats per unit of likeness; calibration takes out what it is, but for the softness of `peers`
+RATE = ":rate"
 DERIVED = ("pace", "volume")  # the last numbers; extremes of theirs only repeated what the bulk says
 NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
 COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)
@@ -73,7 +76,13 @@ class Population:
 
 def channel_names(text: tuple[str, ...], number: tuple[str, ...]) -> tuple[str, ...]:
     """The C channels in their order, for text facets (F) and numbers (N, volume included)."""
-    return (*text, *number, *(f"{n}:extreme" for n in number if n not in DERIVED), *EMBEDDING_CHANNELS)
+    return (
+        *text,
+        *(f"{t}{RATE}" for t in text),
+        *number,
+        *(f"{n}:extreme" for n in number if n not in DERIVED),
+        *EMBEDDING_CHANNELS,
+    )
 
 
 def peer_log_likelihood(table: Sessions, population: Population, facets: int) -> np.ndarray:
@@ -103,7 +112,7 @@ def channels(
     """
     return np.concatenate(
         [
-            text_channels(table, profiles, peers, population),
+            *text_channels(table, profiles, peers, population),
             *number_channels(table, profiles, population, [n for n, name in enumerate(number) if name not in DERIVED]),
             embedding_channels(profiles, embedding, population),
         ],
@@ -122,26 +131,40 @@ def log_sum_exp(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.exp(x - top[..., None]).sum(axis=-1)) + top)
 
 
-def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population) -> np.ndarray:
-    """(S, F) nats."""
+def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population) -> tuple[np.ndarray, np.ndarray]:
+    """(S, F) nats of all values of a facet, and (S, F) nats per value."""
     sessions, facets, members = peers.shape
     weight = peer_weights(profiles.affinity)  # (S, J)
     row, facet = table.row, table.facet
+    cell = row * facets + facet  # (T,)
     counted, _ = lookup(profiles, row, table.key)  # (T,)
-    base = base_share(table, weight, population, population.blend[facet])
+    own_peers, everybody = shares_of(table, weight, population)
+    blend = population.blend[facet]
+    base = (1 - blend) * own_peers + blend * everybody
     theta = predictive(counted, profiles.total[row, facet], profiles.kinds[row, facet], base, population, facet)
-    own = np.bincount(row * facets + facet, table.damped * np.log(theta), sessions * facets).reshape(sessions, facets)
+    damped, log_theta = table.damped, np.log(theta)
+
+    def by_facet(x: np.ndarray) -> np.ndarray:
+        return np.bincount(cell, x, sessions * facets).reshape(sessions, facets)
+
     others = np.log(np.maximum(1 - weight, 1e-6) / max(members - 1, 1))  # (S, J)
     other = log_sum_exp(peers + others[:, None, :])  # (S, F)
-    known = (profiles.total > 0) & (np.bincount(row * facets + facet, minlength=sessions * facets).reshape(sessions, facets) > 0)
-    return np.where(known, other - own, 0.0)
+    crowd = (members * everybody - own_peers) / (members - 1) if members > 1 else everybody  # (T,)
+    ratio = by_facet(damped * (np.log(np.maximum(crowd, 1e-12)) - log_theta)) / np.maximum(by_facet(damped), 1e-9)
+    known = (profiles.total > 0) & (np.bincount(cell, minlength=sessions * facets).reshape(sessions, facets) > 0)
+    return np.where(known, other - by_facet(damped * log_theta), 0.0), np.where(known, ratio, 0.0)
+
+
+def shares_of(table: Sessions, weight: np.ndarray, population: Population) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) probability of each value among the peers of its account, of weight (S, J); and among everybody."""
+    row = vocabulary_row(table, population)
+    return np.einsum("tj,tj->t", population.share[row], weight[table.row]), population.mean_share[row]
 
 
 def base_share(table: Sessions, weight: np.ndarray, population: Population, blend: np.ndarray) -> np.ndarray:
     """(T,) probability of each value among the peers of its account, of weight (S, J), blended with everybody by `blend` (T,)."""
-    row = vocabulary_row(table, population)
-    own = np.einsum("tj,tj->t", population.share[row], weight[table.row])
-    return (1 - blend) * own + blend * population.mean_share[row]
+    own, everybody = shares_of(table, weight, population)
+    return (1 - blend) * own + blend * everybody
 
 
 def predictive(

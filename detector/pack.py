@@ -24,7 +24,7 @@ from detector.facets import Facets
 from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 
-FORMAT = 2
+FORMAT = 3
 BOOSTING_TYPES = frozenset(
     {
         "sklearn._loss.link.LogitLink",
@@ -75,7 +75,7 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
         named = {f"scores.{m}": ref for m, ref in enumerate(pack.scores)}
         named |= {"boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
         named["sum"] = pack.fusion.sum_reference
-        out["relevance"] = pack.fusion.relevance
+        out |= {"relevance": pack.fusion.relevance, "shown": pack.fusion.shown}
         named |= {f"channel.{c}.{m}": ref for c, row in enumerate(pack.fusion.channels) for m, ref in enumerate(row)}
         for name, ref in named.items():
             out[f"reference.{name}"] = np.concatenate([[ref.count, ref.scale], ref.values])
@@ -176,7 +176,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
         channels = tuple(tuple(ref(f"channel.{c}.{m}") for m in range(len(MATURITY) + 1)) for c in range(len(names)))
         forest = outliers.load(folder / "outliers.skops")
         references = (ref("boosting"), ref("forest"), ref("sum"))
-        fusion = Fusion(channels, boosting, forest, *references, arrays["relevance"], manifest["llr_shift"])
+        fusion = Fusion(channels, boosting, forest, *references, arrays["relevance"], arrays["shown"], manifest["llr_shift"])
         scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))
     watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
     usual = drift.Reference(**watched) if watched else None

@@ -17,6 +17,7 @@ VALUES = 384  # K: the heaviest so many values of an account; a person's habits 
 BANK = 24  # B: remembered sessions; nearest-of-24 is where the gain over fewer flattens
 PAD = np.uint32(0xFFFFFFFF)
 NEVER = -1.0
+NOT_DUE = np.int64(1 << 62)
 LEVELS = 127  # the largest component of a remembered session: blurs a likeness by less than 0.001, for a quarter of the bytes
 
 
@@ -38,6 +39,8 @@ class Profiles:
     last: np.ndarray  # (A,) float64, end of the newest session; NEVER
     doubt: np.ndarray  # (A,) float64, belief: probability that the account is in somebody else's hands
     unlearnt: np.ndarray  # (A,) int64, sessions in a row that were too doubtful to be learnt
+    due: np.ndarray  # (A,) int64, the history at which the first waiting session is learnt; NOT_DUE where none waits
+    waiting: np.ndarray  # (A,) object, bytes: sessions in doubt that wait to be learnt (see quarantine); empty where none
 
     def __len__(self) -> int:
         return len(self.history)
@@ -70,6 +73,8 @@ def blank(accounts: int, shape: Shape, doubt: float) -> Profiles:
         last=np.full(accounts, NEVER),
         doubt=np.full(accounts, doubt),
         unlearnt=np.zeros(accounts, np.int64),
+        due=np.full(accounts, NOT_DUE),
+        waiting=np.full(accounts, b"", object),
     )
 
 
@@ -177,7 +182,7 @@ def _merge_values(profiles: Profiles, table: Sessions, weight: np.ndarray) -> tu
 
 
 def to_bytes(profiles: Profiles) -> list[bytes]:
-    """One record per account: how many values and remembered sessions, then every column of the row, padding left out."""
+    """One record per account: how many values and remembered sessions, every column of the row, padding left out, what waits."""
     used = (profiles.key != PAD).sum(axis=1).tolist()
     held = np.minimum(profiles.history, BANK).tolist()
     values = [getattr(profiles, column) for column in VALUE_COLUMNS]
@@ -193,6 +198,7 @@ def to_bytes(profiles: Profiles) -> list[bytes]:
                 *(column[a, :n].tobytes() for column in values),
                 profiles.bank[a, :b].tobytes(),
                 ends[a * size : (a + 1) * size],
+                profiles.waiting[a],
             ]
         )
         for a, (n, b) in enumerate(zip(used, held, strict=True))
@@ -201,7 +207,7 @@ def to_bytes(profiles: Profiles) -> list[bytes]:
 
 def _rest_of(profiles: Profiles) -> np.dtype:
     """One row of all columns of a fixed length, packed."""
-    columns = [(f.name, getattr(profiles, f.name)) for f in fields(profiles) if f.name not in (*VALUE_COLUMNS, "bank")]
+    columns = [(f.name, getattr(profiles, f.name)) for f in fields(profiles) if f.name not in (*VALUE_COLUMNS, "bank", "waiting")]
     return np.dtype([(name, column.dtype, column.shape[1:]) for name, column in columns])
 
 
@@ -217,9 +223,9 @@ def from_bytes(records: list[bytes | None], shape: Shape, doubt: float) -> Profi
     known = [(a, record) for a, record in enumerate(records) if record is not None]
     counts = [int.from_bytes(record[:2], "little") for _, record in known]
     held = [record[2] for _, record in known]
-    for n, b, (_, record) in zip(counts, held, known, strict=True):
-        size = HEADER + n * sum(widths) + b * shape.width + kind.itemsize
-        if len(record) != size:
+    sizes = [HEADER + n * sum(widths) + b * shape.width + kind.itemsize for n, b in zip(counts, held, strict=True)]
+    for size, (_, record) in zip(sizes, known, strict=True):
+        if len(record) < size:
             raise StoreDamagedError(f"profile: a record of {len(record)} bytes where the pack expects {size}; train a new pack")
     rows = np.array([a for a, _ in known], np.int64)
     begin = 0
@@ -231,9 +237,13 @@ def from_bytes(records: list[bytes | None], shape: Shape, doubt: float) -> Profi
     starts = [HEADER + n * sum(widths) for n in counts]
     banks = b"".join(r[at : at + b * shape.width] for at, b, (_, r) in zip(starts, held, known, strict=True))
     profiles.bank[_places(rows, held)] = np.frombuffer(banks, np.int8).reshape(-1, shape.width)
-    rest = np.frombuffer(b"".join(record[-kind.itemsize :] for _, record in known), kind)
+    rest = np.frombuffer(b"".join(r[size - kind.itemsize : size] for size, (_, r) in zip(sizes, known, strict=True)), kind)
     for name in kind.names or ():
         getattr(profiles, name)[rows] = rest[name]
+    for size, (a, record) in zip(sizes, known, strict=True):
+        if (len(record) > size) != (profiles.due[a] != NOT_DUE):
+            raise StoreDamagedError(f"profile: a record of {len(record)} bytes where the pack expects {size}; train a new pack")
+        profiles.waiting[a] = record[size:]
     return profiles
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from detector import belief, calibration, facets, fusion
+from detector import belief, calibration, facets, fusion, quarantine
 from detector.calibration import Watch
 from detector.encoder import encode, measures
 from detector.evidence import channels, peer_log_likelihood, posterior
@@ -262,12 +262,14 @@ def _judge_all(
         last = closes[now] & (said[now] != STRANGER)
         if last.any():
             rows, sure = account[now][last], said[now][last] == OWNER
-            taught = belief.lesson(opinion.belief, mine.history, mine.unlearnt)
-            weight = np.where((table.end < pack.trusted_until) | (said[now] == OWNER), 1.0, taught)[last]
+            lesson = belief.lesson(opinion.belief, mine.history, mine.unlearnt)
+            weight = np.where((table.end < pack.trusted_until) | (said[now] == OWNER), 1.0, lesson)[last]
             kept, ended = (mine, table) if last.all() else (take_profiles(mine, last), take(table, np.flatnonzero(last)))
             new = learn(kept, ended, weight, embedding[now][last], peers[now][last].sum(1))
             after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
-            put(profiles, rows, replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt)))
+            new = replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt))
+            new = quarantine.held(new, ended, belief.waits(after, weight))
+            put(profiles, rows, quarantine.taught(new, ended.user, len(pack.facets.number), partial(_lesson, pack, guidance)))
             changed[rows] = True
     whole = concluded(weighed, pack)
     p = np.array([float(f"{x:.6g}") for x in whole.p.tolist()])
@@ -285,6 +287,12 @@ def _looked_at(table: Sessions, pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     """(S, D) embeddings and (S, F, J) log-likelihoods under the peers."""
     measured = measures(table, pack.population.centre, pack.population.spread)
     return encode(pack.encoder, table, measured), peer_log_likelihood(table, pack.population, len(pack.facets.text))
+
+
+def _lesson(pack: Pack, guidance: Mapping[str, Guidance], table: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a late lesson takes of sessions: (S, D) embeddings, (S, J) affinities, and (S,) weights, 0 of what is another's."""
+    embedding, peers = _looked_at(table, pack)
+    return embedding, peers.sum(axis=1), (lessons(table, guidance) != STRANGER).astype(float)
 
 
 def relearnt(profile: Profiles, sessions: Sessions, pack: Pack, guidance: Mapping[str, Guidance]) -> Profiles:
@@ -306,7 +314,7 @@ class Weighed:
     """What must be known of S sessions before the next ones of their accounts; the rest of the opinion can wait."""
 
     e: np.ndarray  # (S, C) nats per channel
-    odds: np.ndarray  # (S,) and
+    heard: np.ndarray  # (S,) nats of boosting and sum, and
     llr: np.ndarray  # (S,) of the fusion
     carried: np.ndarray  # (S,) nats from earlier sessions
     belief: np.ndarray  # (S,)
@@ -314,15 +322,15 @@ class Weighed:
 
 
 def _nothing_weighed(sessions: int, channels: int) -> Weighed:
-    odds, llr, carried, doubt = np.zeros((4, sessions))
-    return Weighed(np.zeros((sessions, channels)), odds, llr, carried, doubt, np.zeros(sessions, np.int64))
+    heard, llr, carried, doubt = np.zeros((4, sessions))
+    return Weighed(np.zeros((sessions, channels)), heard, llr, carried, doubt, np.zeros(sessions, np.int64))
 
 
 @dataclass(frozen=True)
 class Opinion:
     """The whole opinion of S sessions."""
 
-    evidence: np.ndarray  # (S, C+1) nats, the last one carried over from earlier sessions; sums to the score
+    evidence: np.ndarray  # (S, R+1) nats in the order of `told`, the last one carried over from earlier sessions; sums to the score
     score: np.ndarray  # (S,)
     p: np.ndarray  # (S,)
     belief: np.ndarray  # (S,)
@@ -349,7 +357,7 @@ def weigh(
     doubt = np.where(trusted, 0.0, profiles.doubt)
     opinion = fusion.judge(pack.fusion, nats, profiles.history, events)
     after = np.where(trusted, 0.0, belief.update(doubt, belief.confident(opinion.llr, profiles.history)))
-    return Weighed(opinion.e, opinion.odds, opinion.llr, belief.carried(doubt), after, profiles.history)
+    return Weighed(opinion.e, opinion.heard, opinion.llr, belief.carried(doubt), after, profiles.history)
 
 
 def concluded(weighed: Weighed, pack: Pack) -> Opinion:
@@ -357,17 +365,23 @@ def concluded(weighed: Weighed, pack: Pack) -> Opinion:
     if pack.fusion is None or pack.scores is None:
         score = weighed.e.sum(axis=1)
         p = np.maximum(np.exp(-score), UNTRAINED_P)
-        return Opinion(np.c_[weighed.e, weighed.carried], score, p, weighed.belief, weighed.history)
-    strangeness = fusion.strangeness(pack.fusion, fusion.Opinion(weighed.e, weighed.odds, weighed.llr))
-    evidence = np.c_[fusion.contributions(weighed.e, strangeness), weighed.carried]
+        return Opinion(np.c_[told(weighed.e, pack), weighed.carried], score, p, weighed.belief, weighed.history)
+    strangeness = fusion.strangeness(pack.fusion, fusion.Opinion(weighed.e, weighed.heard, weighed.llr))
+    evidence = np.c_[told(fusion.contributions(weighed.e, strangeness), pack), weighed.carried]
     score = strangeness + weighed.carried
     p = np.exp(-fusion.by_history(pack.scores, score, weighed.history))
     return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), weighed.belief, weighed.history)
 
 
+def told(parts: np.ndarray, pack: Pack) -> np.ndarray:
+    """(S, R) parts as people are told of them, of (S, C) parts by channel: both looks at a text facet are one."""
+    text = len(pack.facets.text)
+    return np.concatenate([parts[:, :text] + parts[:, text : 2 * text], parts[:, 2 * text :]], axis=1)
+
+
 def verdicts_of(table: Sessions, opinion: Opinion, pack: Pack) -> list[Callable[..., Verdict]]:
     """One verdict per session, but for its p; numbers rounded so that the parts still sum to the score."""
-    names = (*pack.channels, "belief")
+    names = (*pack.facets.text, *pack.channels[2 * len(pack.facets.text) :], "belief")
     parts = np.round(opinion.evidence, ROUND)
     score = np.round(parts.sum(axis=1), ROUND)
     known, trust = opinion.history, belief.trust(opinion.history)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from detector import attacks, belief, drift, encoder, fusion
+from detector import attacks, belief, drift, encoder, fusion, quarantine
 from detector.errors import TrainingError
 from detector.evidence import (
     Population,
@@ -357,7 +358,7 @@ def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: i
     chosen = population
     for blend in BLENDS:
         trial = _most_likely(replace(population, blend=np.full(facets, blend)), owners, own)
-        evidence = [text_channels(t, own, peer_log_likelihood(t, trial, facets), trial) for t in (owners, thieves)]
+        evidence = [text_channels(t, own, peer_log_likelihood(t, trial, facets), trial)[0] for t in (owners, thieves)]
         separation = np.array([fusion.auc(evidence[0][:, f], evidence[1][:, f]) for f in range(facets)])
         better = separation > best + LEAST_GAIN
         best = np.where(better, separation, best)
@@ -417,7 +418,7 @@ def _walk(
     by_rank = np.argsort(rank, kind="stable")
     bounds = np.searchsorted(rank[by_rank], np.arange(rank.max(initial=-1) + 2))
     nats = np.zeros((len(table), len(channel_names(model.facets.text, (*model.facets.number, "volume")))))
-    e, (odds, llr, carried) = np.zeros_like(nats), np.zeros((3, len(table)))
+    e, (heard, llr, carried) = np.zeros_like(nats), np.zeros((3, len(table)))
     history = np.zeros(len(table), np.int64)
     taken: list[tuple[np.ndarray, ...]] = []
     profiles = take_profiles(profiles, np.arange(len(profiles)))
@@ -434,17 +435,25 @@ def _walk(
         weight, doubt = np.ones(len(now)), mine.doubt
         if fitted is not None:
             opinion = fusion.judge(fitted, nats[now], mine.history, some.events)
-            e[now], odds[now], llr[now], carried[now] = opinion.e, opinion.odds, opinion.llr, belief.carried(mine.doubt)
+            e[now], heard[now], llr[now], carried[now] = opinion.e, opinion.heard, opinion.llr, belief.carried(mine.doubt)
             doubt = belief.update(mine.doubt, belief.confident(opinion.llr, mine.history))
             weight = belief.lesson(doubt, mine.history, mine.unlearnt)
         new = learn(mine, some, weight, embedding[now], peers.sum(axis=1))
-        put(profiles, account[now], replace(new, doubt=doubt, unlearnt=belief.patience(doubt, mine.unlearnt)))
+        new = replace(new, doubt=doubt, unlearnt=belief.patience(doubt, mine.unlearnt))
+        new = quarantine.held(new, some, belief.waits(doubt, weight))
+        put(profiles, account[now], quarantine.taught(new, some.user, len(model.facets.number), partial(_late_lesson, model)))
     takeovers = None
     if taken:
         stolen, known, events, kind = (np.concatenate([t[i] for t in taken]) for i in range(4))
         takeovers = _Sample(stolen, known, events, kind, np.empty(0))
-    score = fusion.strangeness(fitted, fusion.Opinion(e, odds, llr)) + carried if fitted is not None else carried
+    score = fusion.strangeness(fitted, fusion.Opinion(e, heard, llr)) + carried if fitted is not None else carried
     return profiles, _Sample(nats, history, table.events, np.empty(0), score), takeovers
+
+
+def _late_lesson(model: _Model, table: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    measured = encoder.measures(table, model.population.centre, model.population.spread)
+    affinity = peer_log_likelihood(table, model.population, model.shape.facets).sum(axis=1)
+    return encoder.encode(model.model, table, measured), affinity, np.ones(len(table))
 
 
 def _attack(

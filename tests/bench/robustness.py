@@ -41,6 +41,7 @@ class Judged:
     """S sessions after "score from"."""
 
     names: tuple[str, ...]
+    user: np.ndarray  # (S,) object
     channels: np.ndarray  # (S, C) nats
     score: np.ndarray  # (S,)
     p: np.ndarray  # (S,)
@@ -114,6 +115,7 @@ def judge(batch: Batch, log: str, settings: Settings, windows: Windows) -> Judge
     late = [v for v in verdicts if v.end >= since]
     return Judged(
         pack.channels,
+        np.array([v.user for v in late], object),
         np.array([nats[v.user, v.session, v.start] for v in late]),
         np.array([v.score for v in late]),
         np.array([v.p for v in late]),
