@@ -12,16 +12,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from detector.sessions import Sessions, tokens
+from detector.sessions import MOST_VALUES, Sessions, tokens
 
 KINDS = ("swap", "borrow", "alone", "hijack", "mix", "inflate", "burst", "hours")
+MIXED = (0.1, 0.5)  # share of the stranger's events in a mixture
 PRIOR = {  # how common each kind is taken to be: most thieves are another person, some of whom copy
     "swap": 4.0,
     "borrow": 2.0,
     "alone": 1.0,
     "hijack": 1.0,
     "inflate": 1.0,
-    "mix": 0.5,
+    "mix": 1.0,
     "burst": 0.25,
     "hours": 0.25,
 }
@@ -41,7 +42,7 @@ def simulate(
     borrow   the stranger's, but for a random half of the facets and numbers, copied from the owner
     alone    the owner's, but for one facet of the stranger's
     hijack   the owner's first part and the stranger's second
-    mix      the owner's with a few events of the stranger's
+    mix      the owner's and up to half as many events of the stranger's in turn, so that what follows what is nobody's habit
     inflate  the owner's with one number, or all its values, made 2 to 10 times larger
     burst    the owner's values 5 to 50 times over, in quick succession
     hours    the owner's session at the stranger's time of day
@@ -59,10 +60,14 @@ def simulate(
         if name == "pair" and f:  # successions go with the values that they are made of
             foreign[:, f] = foreign[:, 0]
     part = np.where(
-        is_kind["hijack"], rng.uniform(0.3, 0.8, sessions), np.where(is_kind["mix"], rng.uniform(0.1, 0.3, sessions), 1.0)
+        is_kind["hijack"], rng.uniform(0.3, 0.8, sessions), np.where(is_kind["mix"], rng.uniform(*MIXED, sessions), 1.0)
     )
-    mine = _thinned(owner, np.where(part[owner.row] < 1, 1 - part[owner.row], ~foreign[owner.row, owner.facet]), rng)
-    theirs = _thinned(stranger, np.where(foreign[stranger.row, stranger.facet], part[stranger.row], 0), rng)
+    pair = facets.index("pair") if "pair" in facets else -1
+    torn_mine, torn_theirs = (is_kind["mix"][t.row] & (t.facet == pair) for t in (owner, stranger))  # only where both events are
+    kept = np.where(part[owner.row] < 1, (1 - part[owner.row]) ** (1 + torn_mine), ~foreign[owner.row, owner.facet])
+    mine = _thinned(owner, kept, rng)
+    came = part[stranger.row] ** (1 + torn_theirs)
+    theirs = _thinned(stranger, np.where(foreign[stranger.row, stranger.facet], came, 0), rng)
     both = [np.concatenate([getattr(owner, c)[mine[0]], getattr(stranger, c)[theirs[0]]]) for c in ("key", "facet", "text")]
     count = (
         np.concatenate([mine[1], theirs[1]])
@@ -75,6 +80,13 @@ def simulate(
     )
     events = np.where(is_kind["burst"], events * rng.uniform(5, 50, sessions), events)
     rows = np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])
+    if pair >= 0:
+        pairs = np.bincount(owner.row[owner.facet == pair], owner.count[owner.facet == pair], sessions)
+        fresh = np.where(is_kind["mix"], np.minimum(np.rint(2 * part * (1 - part) * pairs), MOST_VALUES), 0).astype(np.int64)
+        new = int(fresh.sum())
+        rows, count = np.concatenate([rows, np.repeat(np.arange(sessions), fresh)]), np.concatenate([count, np.ones(new)])
+        keys = rng.integers(1, 1 << 32, new, dtype=np.uint32) | np.uint32(1)
+        both = [np.concatenate([a, b]) for a, b in zip(both, (keys, np.full(new, pair), np.full(new, "…", object)), strict=True)]
     return replace(
         owner,
         events=np.maximum(events, 1).astype(np.int64),
