@@ -165,7 +165,7 @@ def fit(
         odds[here] = _boosting(channels, seed).fit(x[there], y[there], weights[there]).decision_function(x[here])
     forest = outliers.fit(e_owners[:, shown], seed)
     outlier, own, total = outliers.score(forest, e_owners[:, shown]), odds[: len(owners)], e_owners @ relevance
-    references_of = reference(own), reference(outlier), reference(total)
+    references_of = opinions_of(own, outlier, total)
     heard = surprise(own, references_of[0]) + surprise(total, references_of[2])
     fitted = Fusion(
         references,
@@ -177,6 +177,11 @@ def fit(
         _llr_shift(LLR_ODDS * own + LLR_HEARD * heard),
     )
     return fitted, heard + surprise(outlier, references_of[1])
+
+
+def opinions_of(odds: np.ndarray, outlier: np.ndarray, total: np.ndarray) -> tuple[Reference, Reference, Reference]:
+    """What each of the three opinions is measured against: owners' log-odds (S,), outlier scores (S,), sums (S,)."""
+    return reference(odds), reference(outlier), reference(total)
 
 
 def relevance_of(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray) -> np.ndarray:

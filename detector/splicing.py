@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.attacks import KINDS
+from detector.attacks import KINDS, MIXED
 from detector.facets import as_number
 from detector.history import concat, select
 from detector.records import Batch
@@ -217,7 +217,7 @@ def _of_kind(batch: Batch, own: np.ndarray, other: np.ndarray, kind: str, way: W
     if kind == "hijack":
         return _hijacked(batch, own, other, 0.3 + 0.5 * way.share)
     if kind == "mix":
-        return _mixed(batch, own, other, 0.1 + 0.2 * way.share, rng)
+        return _mixed(batch, own, other, MIXED[0] + (MIXED[1] - MIXED[0]) * way.share, rng)
     if kind == "burst":
         size = int(min(way.times * len(own), max(BURST_TIMES[0] * len(own), BURST_EVENTS)))
         return replace(_crossed(batch, np.resize(own, size), own, frozenset()), offset=QUICK_S * np.arange(size))

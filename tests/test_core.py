@@ -172,6 +172,34 @@ def test_more_of_any_channel_never_lowers_the_log_odds(trained: Pack, history: S
         assert (fusion.judge(trained.fusion, more, np.full(40, 12), table.events).llr >= base - 1e-9).all()
 
 
+def test_over_owners_sessions_the_mean_likelihood_ratio_is_one() -> None:
+    raw = np.random.default_rng(0).exponential(2.0, 4000)
+    ratio = np.exp(np.clip(raw + fusion._llr_shift(raw), fusion.LLR_LOW, fusion.LLR_HIGH))
+    assert ratio.mean() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_what_catches_at_few_false_alarms_is_relevant_and_what_only_ranks_is_less() -> None:
+    rng = np.random.default_rng(0)
+    owners, attacks_ = rng.exponential(size=(4000, 3)), rng.exponential(size=(4000, 3))
+    attacks_[:2000, 0] += 6  # half of them stand out
+    attacks_[:, 1] += 0.7  # all of them are a little stranger
+    relevance = fusion.relevance_of(owners, attacks_, np.ones(4000))
+    assert relevance[0] == 1.0
+    assert relevance[2] < 0.01 < relevance[1] < 0.1
+    by_area = [fusion.auc(owners[:, c], attacks_[:, c]) for c in range(3)]
+    assert by_area[1] > 0.7
+
+
+def test_a_long_session_of_habits_does_not_outweigh_what_is_foreign_in_it(trained: Pack, history: Sessions) -> None:
+    table = take(history, np.arange(30))
+    foreign = replace(table, key=np.where(table.facet == 0, table.key ^ np.uint32(0x5A5A), table.key))
+    known, n = learnt(table, trained, 5), trained.channels.index(f"{trained.facets.text[0]}{evidence.RATE}")
+    usual, strange = channels_of(table, known, trained)[:, n], channels_of(foreign, known, trained)[:, n]
+    longer = replace(table, count=table.count * 9)
+    assert (strange > usual).all()
+    assert np.allclose(channels_of(longer, known, trained)[:, n], usual)
+
+
 def test_contributions_sum_to_the_strangeness() -> None:
     e = np.random.default_rng(0).exponential(size=(30, 7))
     parts = fusion.contributions(e, e.sum(axis=1))
@@ -193,6 +221,20 @@ def test_belief_adds_up_over_sessions_and_fades_without_evidence() -> None:
     assert rising[-1] > 0.9
     assert fading == sorted(fading, reverse=True)
     assert fading[-1] < 0.05
+
+
+def test_in_a_mixture_what_follows_what_is_nobodys_habit(trained: Pack, history: Sessions) -> None:
+    rows = np.flatnonzero(history.events >= 6)[:40]
+    owner, stranger = take(history, rows), take(history, rows[::-1])
+    looks = replace(trained.facets)
+    kind = np.full(len(rows), attacks.KINDS.index("mix"))
+    made = attacks.simulate(owner, stranger, kind, looks.text, looks.log_scale, np.random.default_rng(0))
+    pair = looks.text.index("pair")
+    known = np.concatenate([owner.key[owner.facet == pair], stranger.key[stranger.facet == pair]])
+    fresh = np.isin(made.key[made.facet == pair], known, invert=True)
+    others = np.isin(made.key[made.facet != pair], np.concatenate([owner.key, stranger.key]))
+    assert 0.1 < fresh.mean() < 0.8
+    assert others.all()
 
 
 def test_an_outlier_model_is_written_and_read_without_pickle_and_says_the_same(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 
 from detector import attacks, belief, fusion, scoring, training
-from detector.evidence import EMBEDDING_CHANNELS, channel_names, channels
+from detector.evidence import EMBEDDING_CHANNELS, RATE, channel_names, channels
 from detector.history import concat
 from detector.settings import SourceSettings, load
 from detector.sources import read_all
@@ -33,21 +33,28 @@ def without(names: tuple[str, ...]) -> list[Patch]:
         nats = channels(*given)
         text = len(given[4].discount)
         every = channel_names(tuple(f"text {f}" for f in range(text)), (*given[5], "volume"))
-        keep = [not (name in names or (c < text and f"text {c}" in names)) for c, name in enumerate(every)]
+        keep = [
+            not (name in names or name.removesuffix(RATE) in names or (name.endswith(RATE) and RATE in names)) for name in every
+        ]
         return nats * np.array(keep)
 
     return [mock.patch.object(module, "channels", silenced) for module in (training, scoring)]
 
 
 def opinions(boosting: bool, forest: bool, plain: bool) -> list[Patch]:
-    """Only some of the three opinions."""
+    """Only some of the three opinions; what is left out is measured against a reference that nothing is beyond."""
+    silent, heard = fusion.Reference(np.array([np.inf]), 1, 1.0), fusion.opinions_of
 
-    def added_up(fitted: fusion.Fusion, odds: np.ndarray, outlier: np.ndarray, e: np.ndarray) -> np.ndarray:
-        of = ((odds, fitted.boosting_reference), (outlier, fitted.forest_reference), (e @ fitted.relevance, fitted.sum_reference))
-        heard = [fusion.surprise(*one) for one, wanted in zip(of, (boosting, forest, plain), strict=True) if wanted]
-        return np.sum(heard, axis=0)
+    def some(*scores: np.ndarray) -> Any:
+        return tuple(ref if wanted else silent for ref, wanted in zip(heard(*scores), (boosting, forest, plain), strict=True))
 
-    return [mock.patch.object(fusion, "added_up", added_up)]
+    quiet = [] if boosting else [mock.patch.object(fusion, "LLR_ODDS", 0.0)]
+    return [mock.patch.object(fusion, "opinions_of", some), *quiet]
+
+
+def nothing_waits(doubt: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Sessions in doubt never teach."""
+    return np.zeros(len(doubt), bool)
 
 
 def everything_taught(doubt: np.ndarray, history: np.ndarray, unlearnt: np.ndarray) -> np.ndarray:
@@ -61,6 +68,12 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "no boosting": lambda: opinions(False, True, True),
     "no PyOD forest": lambda: opinions(True, False, True),
     "no plain sum": lambda: opinions(True, True, False),
+    "no evidence per value": lambda: without((RATE,)),
+    "belief fed by the boosting alone": lambda: [
+        mock.patch.object(fusion, "LLR_ODDS", 1.5),
+        mock.patch.object(fusion, "LLR_HEARD", 0.0),
+    ],
+    "nothing learnt late": lambda: [mock.patch.object(belief, "waits", nothing_waits)],
     "belief not carried over": lambda: [mock.patch.object(belief, "CARRY", 0.0)],
     "learns whatever comes": lambda: [mock.patch.object(belief, "lesson", everything_taught)],
     "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.KINDS, 1.0))],
