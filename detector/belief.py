@@ -4,7 +4,7 @@ Between two sessions an account falls into other hands with probability ENTRY an
 model, Rabiner 1989). The score of a session is its own strangeness plus three quarters of what earlier sessions carry over: all of
 it ranks owners whose habits have changed above thieves at their first session.
 
-Calm sessions teach at once. Sessions in doubt wait (see `quarantine`) and teach late; of those that are all but certainly a thief's
+Calm sessions teach at once. Sessions in doubt wait (see `waiting`) and teach late; of those that are all but certainly a thief's
 only people can say that they are the owner's.
 """
 

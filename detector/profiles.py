@@ -40,7 +40,7 @@ class Profiles:
     doubt: np.ndarray  # (A,) float64, belief: probability that the account is in somebody else's hands
     unlearnt: np.ndarray  # (A,) int64, sessions in a row that were too doubtful to be learnt
     due: np.ndarray  # (A,) int64, the history at which the first waiting session is learnt; NOT_DUE where none waits
-    waiting: np.ndarray  # (A,) object, bytes: sessions in doubt that wait to be learnt (see quarantine); empty where none
+    waiting: np.ndarray  # (A,) object, bytes: sessions in doubt that wait to be learnt (see `waiting`); empty where none
 
     def __len__(self) -> int:
         return len(self.history)

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from detector import belief, calibration, facets, fusion, quarantine
+from detector import belief, calibration, facets, fusion, waiting
 from detector.calibration import Watch
 from detector.encoder import encode, measures
 from detector.evidence import channels, peer_log_likelihood, posterior
@@ -268,8 +268,8 @@ def _judge_all(
             new = learn(kept, ended, weight, embedding[now][last], peers[now][last].sum(1))
             after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
             new = replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt))
-            new = quarantine.held(new, ended, belief.waits(after, weight))
-            put(profiles, rows, quarantine.taught(new, ended.user, len(pack.facets.number), partial(_lesson, pack, guidance)))
+            new = waiting.held(new, ended, belief.waits(after, weight))
+            put(profiles, rows, waiting.taught(new, ended.user, len(pack.facets.number), partial(_lesson, pack, guidance)))
             changed[rows] = True
     whole = concluded(weighed, pack)
     p = np.array([float(f"{x:.6g}") for x in whole.p.tolist()])

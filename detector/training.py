@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from detector import attacks, belief, drift, encoder, fusion, quarantine
+from detector import attacks, belief, drift, encoder, fusion, waiting
 from detector.errors import TrainingError
 from detector.evidence import (
     Population,
@@ -440,8 +440,8 @@ def _walk(
             weight = belief.lesson(doubt, mine.history, mine.unlearnt)
         new = learn(mine, some, weight, embedding[now], peers.sum(axis=1))
         new = replace(new, doubt=doubt, unlearnt=belief.patience(doubt, mine.unlearnt))
-        new = quarantine.held(new, some, belief.waits(doubt, weight))
-        put(profiles, account[now], quarantine.taught(new, some.user, len(model.facets.number), partial(_late_lesson, model)))
+        new = waiting.held(new, some, belief.waits(doubt, weight))
+        put(profiles, account[now], waiting.taught(new, some.user, len(model.facets.number), partial(_late_lesson, model)))
     takeovers = None
     if taken:
         stolen, known, events, kind = (np.concatenate([t[i] for t in taken]) for i in range(4))

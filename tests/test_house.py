@@ -21,7 +21,7 @@ CORE = {
     "neighbours": set(),
     "guidance": {"sessions", "facets"},
     "opened": {"sessions"},
-    "quarantine": {"opened", "profiles", "sessions"},
+    "waiting": {"opened", "profiles", "sessions"},
 }
 EVERYBODY = {"records", "errors"}
 BANNED_IN_CORE = {"time", "datetime", "random", "logging", "structlog", "sqlite3", "socket", "prometheus_client", "threading", "os"}

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from detector import belief, encoder, evidence, profiles, quarantine, training
+from detector import belief, encoder, evidence, profiles, training, waiting
 from detector.errors import StoreDamagedError
 from detector.guidance import Guidance, Lesson
 from detector.pack import Pack
@@ -32,8 +32,8 @@ def after(known: profiles.Profiles, one: Sessions, pack: Pack, weight: float, wa
     """The (1) profile after one more session."""
     embedding, affinity, _ = seen(one, pack)
     new = profiles.learn(known, one, np.array([weight]), embedding, affinity)
-    new = quarantine.held(new, one, np.array([waits]))
-    return quarantine.taught(new, one.user, len(pack.facets.number), lambda table: seen(table, pack))
+    new = waiting.held(new, one, np.array([waits]))
+    return waiting.taught(new, one.user, len(pack.facets.number), lambda table: seen(table, pack))
 
 
 def counted(known: profiles.Profiles, one: Sessions) -> np.ndarray:
@@ -41,7 +41,7 @@ def counted(known: profiles.Profiles, one: Sessions) -> np.ndarray:
 
 
 def test_a_session_in_doubt_is_learnt_when_so_many_more_have_closed(trained: Pack, history: Sessions) -> None:
-    first, rest = take(history, np.array([0])), [take(history, np.array([s])) for s in range(1, quarantine.WAIT + 1)]
+    first, rest = take(history, np.array([0])), [take(history, np.array([s])) for s in range(1, waiting.WAIT + 1)]
     known = after(profiles.blank(1, trained.shape, 0.0), first, trained, 0.0, True)
     without = after(profiles.blank(1, trained.shape, 0.0), first, trained, 0.0, False)
     for one in rest[:-1]:
@@ -50,7 +50,7 @@ def test_a_session_in_doubt_is_learnt_when_so_many_more_have_closed(trained: Pac
     known, without = after(known, rest[-1], trained, 1.0, False), after(without, rest[-1], trained, 1.0, False)
     gain = counted(known, first) - counted(without, first)
     assert np.allclose(gain, first.damped, atol=1e-5)
-    assert known.history[0] == without.history[0] == quarantine.WAIT + 1
+    assert known.history[0] == without.history[0] == waiting.WAIT + 1
     assert known.waiting[0] == b""
     assert known.due[0] == profiles.NOT_DUE
 
@@ -60,10 +60,10 @@ def test_several_wait_each_for_its_own_time(trained: Pack, history: Sessions) ->
     for s in range(3):
         known = after(known, take(history, np.array([s])), trained, 0.0, True)
     held = []
-    for s in range(3, quarantine.WAIT + 4):
+    for s in range(3, waiting.WAIT + 4):
         known = after(known, take(history, np.array([s])), trained, 1.0, False)
         held.append(len(known.waiting[0]) > 0)
-    assert held == [True] * (quarantine.WAIT - 1) + [False] * 2
+    assert held == [True] * (waiting.WAIT - 1) + [False] * 2
     assert (counted(known, take(history, np.array([0, 1, 2]))) > 0).all()
 
 
@@ -91,11 +91,11 @@ def test_a_session_of_more_values_than_a_memory_holds_is_let_go(trained: Pack) -
 
 def test_a_waiting_session_that_people_call_a_strangers_never_teaches(trained: Pack, history: Sessions) -> None:
     pack = replace(trained, trusted_until=-np.inf)
-    foreign, rest = take(history, np.array([0])), take(history, np.arange(1, quarantine.WAIT + 2))
-    foreign = replace(foreign, key=foreign.key ^ np.uint32(0x5A5A5A5A), indptr=foreign.indptr)
+    foreign, rest = take(history, np.array([0])), take(history, np.arange(1, waiting.WAIT + 2))
+    foreign = replace(foreign, key=foreign.key ^ np.uint32(0x5A5A5A5A))
     foreign = replace(foreign, **{c: getattr(foreign, c)[np.argsort(foreign.key)] for c in ("key", "facet", "count", "text")})
-    waiting = after(profiles.blank(1, trained.shape, 0.0), foreign, trained, 0.0, True)
+    before = after(profiles.blank(1, trained.shape, 0.0), foreign, trained, 0.0, True)
     said = {"u03": Guidance(lessons=(Lesson(foreign.name[0], float(foreign.start[0]), False),))}
-    learnt, let_go = relearnt(waiting, rest, pack, {}), relearnt(waiting, rest, pack, said)
+    learnt, let_go = relearnt(before, rest, pack, {}), relearnt(before, rest, pack, said)
     assert (counted(learnt, foreign) > 0).all()
     assert not counted(let_go, foreign).any()
