@@ -330,7 +330,7 @@ def _nothing_weighed(sessions: int, channels: int) -> Weighed:
 class Opinion:
     """The whole opinion of S sessions."""
 
-    evidence: np.ndarray  # (S, R+1) nats in the order of `told`, the last one carried over from earlier sessions; sums to the score
+    evidence: np.ndarray  # (S, R+1) nats as `by_facet` has them, the last one carried over from earlier sessions; sums to the score
     score: np.ndarray  # (S,)
     p: np.ndarray  # (S,)
     belief: np.ndarray  # (S,)
@@ -365,15 +365,15 @@ def concluded(weighed: Weighed, pack: Pack) -> Opinion:
     if pack.fusion is None or pack.scores is None:
         score = weighed.e.sum(axis=1)
         p = np.maximum(np.exp(-score), UNTRAINED_P)
-        return Opinion(np.c_[told(weighed.e, pack), weighed.carried], score, p, weighed.belief, weighed.history)
+        return Opinion(np.c_[by_facet(weighed.e, pack), weighed.carried], score, p, weighed.belief, weighed.history)
     strangeness = fusion.strangeness(pack.fusion, fusion.Opinion(weighed.e, weighed.heard, weighed.llr))
-    evidence = np.c_[told(fusion.contributions(weighed.e, strangeness), pack), weighed.carried]
+    evidence = np.c_[by_facet(fusion.contributions(weighed.e, strangeness), pack), weighed.carried]
     score = strangeness + weighed.carried
     p = np.exp(-fusion.by_history(pack.scores, score, weighed.history))
     return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), weighed.belief, weighed.history)
 
 
-def told(parts: np.ndarray, pack: Pack) -> np.ndarray:
+def by_facet(parts: np.ndarray, pack: Pack) -> np.ndarray:
     """(S, R) parts as people are told of them, of (S, C) parts by channel: both looks at a text facet are one."""
     text = len(pack.facets.text)
     return np.concatenate([parts[:, :text] + parts[:, text : 2 * text], parts[:, 2 * text :]], axis=1)
