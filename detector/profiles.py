@@ -240,10 +240,12 @@ def from_bytes(records: list[bytes | None], shape: Shape, doubt: float) -> Profi
     rest = np.frombuffer(b"".join(r[size - kind.itemsize : size] for size, (_, r) in zip(sizes, known, strict=True)), kind)
     for name in kind.names or ():
         getattr(profiles, name)[rows] = rest[name]
-    for size, (a, record) in zip(sizes, known, strict=True):
-        if (len(record) > size) != (profiles.due[a] != NOT_DUE):
-            raise StoreDamagedError(f"profile: a record of {len(record)} bytes where the pack expects {size}; train a new pack")
-        profiles.waiting[a] = record[size:]
+    more = np.array([len(r) for _, r in known], np.int64) - np.array(sizes, np.int64)
+    for k in np.flatnonzero((more > 0) | (profiles.due[rows] != NOT_DUE)).tolist():
+        a, record = known[k]
+        if profiles.due[a] == NOT_DUE or not more[k]:
+            raise StoreDamagedError(f"profile: a record of {len(record)} bytes where the pack expects {sizes[k]}; train a new pack")
+        profiles.waiting[a] = record[sizes[k] :]
     return profiles
 
 
