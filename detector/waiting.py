@@ -19,7 +19,7 @@ from detector.profiles import NOT_DUE, VALUES, Profiles, learn, put
 from detector.profiles import take as take_profiles
 from detector.sessions import Sessions, concat, take
 
-WAIT = 10  # sessions of the account; after 5 takeovers were learnt that were not over, after 20 owners were strangers for longer
+WAIT = 10  # sessions of the account, fewer than are remembered; after 3 takeovers were learnt that were not over, later gained less
 
 Look = Callable[[Sessions], tuple[np.ndarray, np.ndarray, np.ndarray]]  # (S) -> (S, D) embeddings, (S, J) affinities, (S,) weights
 
@@ -53,7 +53,8 @@ def taught(profiles: Profiles, users: np.ndarray, numbers: int, look: Look) -> P
     before = take_profiles(profiles, rows)
     waiting = np.array([msgspec.msgpack.encode(line[1:]) if line[1:] else b"" for line in lines], object)
     due = np.array([line[1][0] if line[1:] else NOT_DUE for line in lines], np.int64)
-    after = replace(learn(before, table, weight, embedding, affinity), waiting=waiting, due=due)
+    closed = replace(before, history=before.due - WAIT - 1)  # as many as were known before it: its place among the remembered
+    after = replace(learn(closed, table, weight, embedding, affinity), waiting=waiting, due=due)
     out = take_profiles(profiles, np.arange(len(profiles)))
     put(out, rows, replace(after, history=before.history, last=before.last))  # it was counted when it closed
     return out

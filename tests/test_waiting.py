@@ -99,3 +99,12 @@ def test_a_waiting_session_that_people_call_a_strangers_never_teaches(trained: P
     learnt, let_go = relearnt(before, rest, pack, {}), relearnt(before, rest, pack, said)
     assert (counted(learnt, foreign) > 0).all()
     assert not counted(let_go, foreign).any()
+
+
+def test_a_late_lesson_is_the_same_before_and_after_the_record_is_stored(trained: Pack, history: Sessions) -> None:
+    known = after(profiles.blank(1, trained.shape, 0.0), take(history, np.array([0])), trained, 0.0, True)
+    for s in range(1, waiting.WAIT + 1):
+        known = after(known, take(history, np.array([s])), trained, 1.0, False)
+    assert known.history[0] == waiting.WAIT + 1
+    back = profiles.from_bytes(profiles.to_bytes(known), trained.shape, 0.0)
+    assert all(np.array_equal(getattr(known, f.name), getattr(back, f.name)) for f in fields(known))
