@@ -1,7 +1,8 @@
 """Evidence → reasons that add up: what people read of a verdict, and the one gate that makes foreign text harmless.
 
 A channel is named like the facet it watches (`device`, `amount`, `hour`), with a prefix or a suffix for a special look at it
-(`novelty:device`, `amount:extreme`), or is one of `WORDS`. Nothing here knows which facets there are.
+(`novelty:device`, `amount:extreme`), or is one of `WORDS`; what values lie in is a facet of its own (`path:parent`). Nothing here
+knows which facets there are.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _reason(channel: str, nats: int, share: int, details: Details) -> Mapping[st
     elif look in ("", "extreme") and "usual_mean" in detail:
         look = f"{look} {'above' if cast(float, detail['seen']) >= cast(float, detail['usual_mean']) else 'below'}".strip()
     identifier, title = (WORDS.get(channel) or LOOKS[look])[0 if nats > 0 else 1]
-    title = title.format(harmless(NAMES.get(name, name.replace("_", " ")), NAME_LIMIT))
+    title = title.format(harmless(NAMES.get(name, _plain(name)), NAME_LIMIT))
     return {
         "id": identifier.format(_identifier(name)),
         "channel": harmless(channel, NAME_LIMIT),
@@ -155,6 +156,11 @@ def _look_and_name(channel: str) -> tuple[str, str]:
         return before, after
     name, _, suffix = channel.rpartition(":")
     return (suffix, name) if suffix == "extreme" and name else ("", channel)
+
+
+def _plain(name: str) -> str:
+    inside, _, above = name.replace("_", " ").rpartition(":")
+    return f"parent of {inside}" if inside and above == "parent" else name.replace("_", " ")
 
 
 def _identifier(name: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from detector.facets import Facets
 from detector.sessions import MOST_VALUES, Sessions, tokens
 
 KINDS = ("swap", "borrow", "alone", "hijack", "mix", "inflate", "burst", "hours")
@@ -32,8 +33,7 @@ def simulate(
     owner: Sessions,
     stranger: Sessions,
     kind: np.ndarray,
-    facets: tuple[str, ...],
-    log_scale: tuple[bool, ...],
+    looks: Facets,
     rng: np.random.Generator,
 ) -> Sessions:
     """One takeover per row: kind (S,) indices into KINDS; owner and stranger (S rows each).
@@ -47,22 +47,20 @@ def simulate(
     burst    the owner's values 5 to 50 times over, in quick succession
     hours    the owner's session at the stranger's time of day
     """
-    sessions, text, number = len(owner), len(facets), owner.numbers.shape[1]
+    sessions, text, number = len(owner), len(looks.text), owner.numbers.shape[1]
     is_kind = {name: kind == k for k, name in enumerate(KINDS)}
     foreign = rng.random((sessions, text + number)) < 0.5  # borrow: which side comes from the stranger
     foreign[is_kind["swap"] | is_kind["hijack"] | is_kind["mix"]] = True
     single = rng.integers(0, text + number, sessions)
     foreign[is_kind["alone"]] = np.arange(text + number) == single[is_kind["alone"], None]
     foreign[is_kind["inflate"] | is_kind["burst"] | is_kind["hours"]] = False
-    for f, name in enumerate(facets):
-        if name == "hour":
-            foreign[is_kind["hours"], f] = True
-        if name == "pair" and f:  # successions go with the values that they are made of
-            foreign[:, f] = foreign[:, 0]
+    foreign[:, :text] = foreign[:, looks.sources]  # what is derived goes with the values that it is made of
+    if "hour" in looks.text:
+        foreign[is_kind["hours"], looks.text.index("hour")] = True
     part = np.where(
         is_kind["hijack"], rng.uniform(0.3, 0.8, sessions), np.where(is_kind["mix"], rng.uniform(*MIXED, sessions), 1.0)
     )
-    pair = facets.index("pair") if "pair" in facets else -1
+    pair = looks.text.index("pair") if "pair" in looks.text else -1
     torn_mine, torn_theirs = (is_kind["mix"][t.row] & (t.facet == pair) for t in (owner, stranger))  # only where both events are
     kept = np.where(part[owner.row] < 1, (1 - part[owner.row]) ** (1 + torn_mine), ~foreign[owner.row, owner.facet])
     mine = _thinned(owner, kept, rng)
@@ -74,7 +72,7 @@ def simulate(
         * np.where(is_kind["burst"], rng.uniform(5, 50, sessions), 1)[np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])]
     )
     numbers = _numbers(owner, stranger, foreign[:, text:], part, rng)
-    numbers = _changed(numbers, is_kind["inflate"], is_kind["burst"], log_scale, rng)
+    numbers = _changed(numbers, is_kind["inflate"], is_kind["burst"], looks.log_scale, rng)
     events = np.where(
         part < 1, (1 - part) * owner.events + part * stranger.events, np.where(is_kind["swap"], stranger.events, owner.events)
     )

@@ -2,6 +2,8 @@
 
 Which attributes are text, number or ignored is found out from history (`discover`), unless the settings say so. Derived facets:
 `hour` (of the day, spread over the neighbouring ones; a split by weekday starved on short histories), `pair` (what follows what),
+`x:parent` (what values of `x` lie in: the folder of a path, the domain of a host, the network of an address, the program of a
+command line; where an account's values are so often new that only this can be a habit: see `ancestors`),
 `pace` (seconds between events, log scale) and `volume` (events of a session, log scale; added when a session is scored).
 
 Axes: E events, S sessions, T tokens, F text facets, N number facets.
@@ -10,8 +12,9 @@ Axes: E events, S sessions, T tokens, F text facets, N number facets.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -23,6 +26,10 @@ from detector.sessions import Assignment, Sessions
 HOUR_SPREAD = ((-1, 0.25), (0, 0.5), (1, 0.25))  # habits of time are an hour wide at best
 DERIVED_TEXT, DERIVED_NUMBER = ("hour",), ("pace",)
 PAIR_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))  # odd, so that order matters and nothing collapses
+PARENT = ":parent"
+OFTEN_NEW, FEWER = 0.2, 0.5  # share of an account's values that are new to it, from which parents matter; of those, new as parents
+LEVELS = 6  # tried, itself included
+RARE = 0.001  # share of events below which an attribute is too rare to be a habit
 PACE_FLOOR_S = 1.0  # most logs have whole seconds
 
 
@@ -34,6 +41,19 @@ class Facets:
     number: tuple[str, ...]  # N: attributes, then derived facets
     log_scale: tuple[bool, ...]  # N
     pair_of: str | None = None  # the attribute whose successive values form the facet `pair`
+    parents: Mapping[str, int] = field(default_factory=dict)  # attribute -> how many levels above its values `x:parent` looks
+
+    @property
+    def paired(self) -> str:
+        """The facet whose successive values form `pair`: what its attribute's values lie in, where they are too often new."""
+        return f"{self.pair_of}{PARENT if self.pair_of in self.parents else ''}"
+
+    @property
+    def sources(self) -> np.ndarray:
+        """(F,) index of the text facet that each comes from: itself, unless it is derived from another that is looked at."""
+        of = {"pair": self.paired.removesuffix(PARENT)} | {name + PARENT: name for name in self.parents}
+        index = {name: f for f, name in enumerate(self.text)}
+        return np.array([index.get(of.get(name, name), f) for f, name in enumerate(self.text)], np.int64)
 
 
 def factorize(column: Iterable[object], length: int) -> tuple[list[object], np.ndarray]:
@@ -52,6 +72,59 @@ def key_of(facet: str, value: str) -> int:
 def as_text(value: object) -> str:
     """An attribute's value as the text facets see it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@lru_cache(1 << 16)
+def parent(value: str, levels: int = 1) -> str:
+    """What a value lies in, `levels` up; itself where nothing is above it.
+
+    A query is cut off an address, the last part off a path, the arguments off a command line, the mailbox off a mail address, the
+    last byte off an IPv4 address, the last group off one with colons and the first label off a host's name (two are left).
+    """
+    for _ in range(levels):
+        value = _above(value)
+    return value
+
+
+def _above(value: str) -> str:
+    if (cut := QUERY.search(value, 1)) is not None:
+        return value[: cut.start()]
+    part = value.rstrip("/\\")
+    first, slash = BREAK.search(part), max(part.rfind("/"), part.rfind("\\"))
+    if first is not None and first.group() == " " and first.start():
+        return part[: first.start()]
+    if slash > 0:
+        return part[:slash]
+    if "@" in part[:-1]:
+        return part.rpartition("@")[2]
+    if NETWORK.fullmatch(part):
+        return part.rpartition(".")[0]
+    if part.count(":") >= 2:
+        return part.rpartition(":")[0]
+    return part.partition(".")[2] if part.count(".") >= 2 else value
+
+
+QUERY, BREAK, NETWORK = re.compile(r"[?#]"), re.compile(r"[/\\ ]"), re.compile(r"\d{1,3}(\.\d{1,3}){1,3}")
+
+
+def ancestors(users: Sequence[str], columns: Mapping[str, Sequence[object]]) -> dict[str, int]:
+    """How many levels above the values of each text attribute to look, for those of `columns` (E,) whose values are often new.
+
+    New is a value that the account of `users` (E,) never had before. The first level at which at most half as many are new.
+    """
+    out = {}
+    for name, column in columns.items():
+        seen = [(user, as_text(v)) for user, v in zip(users, column, strict=True) if v is not None]
+        new = len(set(seen))
+        if new < OFTEN_NEW * len(seen) or len(seen) < RARE * len(column):
+            continue
+        for level in range(1, LEVELS):
+            seen = [(user, parent(v)) for user, v in seen]
+            if len(set(seen)) <= FEWER * new:
+                if len({v for _, v in seen}) > 1:
+                    out[name] = level
+                break
+    return out
 
 
 def as_number(value: object) -> float:
@@ -88,15 +161,17 @@ def observe(batch: Batch, assignment: Assignment, open_parts: Sessions, facets: 
         if name == "pair":
             parts.append(_pairs(batch, assignment, open_parts, primary, facets, f))
             continue
-        column = batch.attributes.get(name)
+        source = name.removesuffix(PARENT)
+        level = facets.parents.get(source, 0) if name.endswith(PARENT) else 0
+        column = batch.attributes.get(source if level else name)
         if column is None:
             continue
         values, codes = factorize(column, events)
-        texts = np.array(["" if v is None else as_text(v) for v in values], object)
+        texts = np.array(["" if v is None else parent(as_text(v), level) for v in values], object)
         keys = np.array([0 if v is None else key_of(name, text) for v, text in zip(values, texts, strict=True)], np.uint32)
         here = np.flatnonzero(keys[codes])
         parts.append((here, keys[codes[here]], texts[codes[here]], f, np.ones(len(here))))
-        if name == facets.pair_of:
+        if name == facets.paired:
             primary = keys[codes]
     numbers = np.full((events, len(facets.number)), np.nan)
     for n, name in enumerate(facets.number):
@@ -159,7 +234,8 @@ def _pairs(
     keys = (mixed >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
     column = batch.attributes.get(str(facets.pair_of), np.full(len(batch), None, object))
     values, codes = factorize(column[here], len(here))
-    return here, keys, np.array([f"… {as_text(v)}" for v in values], object)[codes], f, np.ones(len(here))
+    level = facets.parents.get(str(facets.pair_of), 0)
+    return here, keys, np.array([f"… {parent(as_text(v), level)}" for v in values], object)[codes], f, np.ones(len(here))
 
 
 def as_sessions(batch: Batch, seen: Occurrences, numbers: np.ndarray) -> Sessions:
@@ -189,7 +265,7 @@ def discover(columns: Mapping[str, Sequence[object]], kinds: Mapping[str, str]) 
     """Text and number attributes of a log, from a sample of each column; `kinds` overrides by name.
 
     An attribute is a number where 99 % of its values are numbers and more than ten differ; it is ignored where it is constant, or
-    text that hardly ever repeats (an identifier of the event), or too rare to be a habit (under 1 in 1,000 events).
+    text that hardly ever repeats (an identifier of the event), or RARE.
     """
     text: list[str] = []
     number: list[str] = []
@@ -200,7 +276,7 @@ def discover(columns: Mapping[str, Sequence[object]], kinds: Mapping[str, str]) 
             continue
         distinct = set(present)
         if kind is None:
-            if len(present) < 0.001 * len(column) or len(distinct) < 2:
+            if len(present) < RARE * len(column) or len(distinct) < 2:
                 continue
             numeric = sum(isinstance(v, float) for v in present) >= 0.99 * len(present) and len(distinct) > 10
             kind = "number" if numeric else "text"

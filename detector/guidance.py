@@ -14,7 +14,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from detector.facets import Facets, scaled, unscaled
+from detector.facets import PARENT, Facets, parent, scaled, unscaled
 from detector.sessions import Sessions, no_numbers
 
 EVERYONE = ""  # no account is called so
@@ -115,6 +115,22 @@ def exempt(table: Sessions, looks: Facets, guidance: Mapping[str, Guidance]) -> 
     return table
 
 
+def _with_it(table: Sessions, looks: Facets, what: Allowance, drop: np.ndarray) -> np.ndarray:
+    """(T,) bool: what goes with the tokens `drop`: a parent that nothing else lies in; what lies in a parent that is allowed."""
+    source, out = what.facet.removesuffix(PARENT), np.zeros(len(table.key), bool)
+    level, over = looks.parents.get(source), source + PARENT
+    if level is None or source not in looks.text or over not in looks.text:
+        return out
+    inside, above = (np.flatnonzero(table.facet == looks.text.index(name)) for name in (source, over))
+    lies_in = [parent(str(text), level) for text in table.text[inside]]
+    if what.facet == source:
+        left = {(r, p) for r, p, gone in zip(table.row[inside], lies_in, drop[inside], strict=True) if not gone}
+        out[above] = [(r, text) not in left for r, text in zip(table.row[above], table.text[above], strict=True)]
+    else:
+        out[inside] = [what.value is not None and p == what.value for p in lies_in]
+    return out
+
+
 def without(table: Sessions, looks: Facets, rows: np.ndarray, what: Allowance) -> Sessions:
     """The sessions `rows` (S,) without a value, or without numbers that all lie between two; without value and ends, a facet."""
     if what.facet in looks.number:
@@ -132,6 +148,7 @@ def without(table: Sessions, looks: Facets, rows: np.ndarray, what: Allowance) -
     drop = rows[row] & (table.facet == looks.text.index(what.facet))
     if what.value is not None:
         drop &= table.text == what.value
+    drop |= rows[row] & _with_it(table, looks, what, drop)
     if not drop.any():
         return table
     kept = np.bincount(row[~drop], minlength=len(table))

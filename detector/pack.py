@@ -90,6 +90,7 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "number": list(pack.facets.number),
         "log_scale": list(pack.facets.log_scale),
         "pair_of": pack.facets.pair_of,
+        "parents": dict(pack.facets.parents),
         "llr_shift": None if pack.fusion is None else pack.fusion.llr_shift,
         "trusted_until": pack.trusted_until,
         "trained_until": pack.trained_until,
@@ -155,7 +156,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
     import skops.io
     import torch
 
-    facets = Facets(tuple(manifest["text"]), tuple(manifest["number"]), tuple(manifest["log_scale"]), manifest["pair_of"])
+    text, number, log_scale = (tuple(manifest[name]) for name in ("text", "number", "log_scale"))
+    facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"])
     population = Population(**{f.name: arrays[f"population.{f.name}"] for f in fields(Population)})
     encoder = Encoder(len(facets.number) + 1).double().eval()
     encoder.load_state_dict(

@@ -158,7 +158,8 @@ def rehearse(
 def _rules(log: splicing.Log, pack: Pack, settings: Settings, since: float) -> splicing.Rules:
     """Thieves differ in what the pack looks at; successions go with the values that they are made of."""
     known = {*log.batch.attributes, "hour", "pace"}
-    text, number = (tuple(n for n in names if n in known) for names in (pack.facets.text, pack.facets.number))
+    names = dict.fromkeys((*pack.facets.text, *pack.facets.parents))
+    text, number = (tuple(n for n in some if n in known) for some in (names, pack.facets.number))
     gap, named_gap = settings.session.gap, settings.session.named_gap
     return splicing.Rules(text, number, gap, named_gap, since, float(log.batch.time[-1]))
 

@@ -31,7 +31,7 @@ from detector.evidence import (
     predictive,
     text_channels,
 )
-from detector.facets import Facets, as_number, as_sessions, discover, observe
+from detector.facets import PARENT, Facets, ancestors, as_number, as_sessions, discover, factorize, observe
 from detector.history import lots, select
 from detector.pack import Pack, content_id
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
@@ -118,9 +118,20 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     sample = {name: column[::step].tolist() for name, column in batch.attributes.items()}
     text, number = discover(sample, kinds)
     pair_of = next((name for name in ("action", *text) if name in text), None)
-    derived = ("pair",) if pair_of else ()
+    parents = _parents(batch, kinds, number)
+    derived = (*(name + PARENT for name in parents), *(("pair",) if pair_of else ()))
     logs = tuple(_log_scale(np.array([as_number(v) for v in sample[name] if v is not None])) for name in number)
-    return Facets((*text, *derived, "hour"), (*number, "pace"), (*logs, True), pair_of)
+    return Facets((*text, *derived, "hour"), (*number, "pace"), (*logs, True), pair_of, parents)
+
+
+def _parents(batch: Batch, kinds: Mapping[str, str], number: Sequence[str]) -> dict[str, int]:
+    """Attribute -> levels, as `ancestors` has it of some accounts. An identifier of events, though no facet, may have a parent."""
+    names, user = factorize(batch.user, len(batch))
+    drawn = np.argsort(lots(np.array(names, object)), kind="stable")
+    some = drawn[: np.searchsorted(np.cumsum(np.bincount(user)[drawn]), SAMPLE_EVENTS) + 1]
+    rows = np.flatnonzero(np.isin(user, some))[:SAMPLE_EVENTS]
+    no = {n for n in batch.attributes if n in number or kinds.get(n) in ("number", "ignored") or n + PARENT in batch.attributes}
+    return ancestors(batch.user[rows].tolist(), {n: c[rows].tolist() for n, c in batch.attributes.items() if n not in no})
 
 
 def _log_scale(values: np.ndarray) -> bool:
@@ -462,7 +473,7 @@ def _attack(
     """Channels, history, events and kind of one simulated takeover per session; strangers are drawn from all sessions."""
     strangers = rng.integers(0, len(table), len(now))
     kind = rng.integers(0, len(attacks.KINDS), len(now))
-    stolen = attacks.simulate(some, take(table, strangers), kind, model.facets.text, model.facets.log_scale, rng)
+    stolen = attacks.simulate(some, take(table, strangers), kind, model.facets, rng)
     valid = np.flatnonzero(account[strangers] != account[now])
     stolen, mine = take(stolen, valid), take_profiles(mine, valid)
     measured = encoder.measures(stolen, model.population.centre, model.population.spread)

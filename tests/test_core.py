@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import attacks, belief, encoder, evidence, fusion, outliers, profiles, training
+from detector import attacks, belief, encoder, evidence, fusion, guidance, outliers, profiles, training
 from detector.errors import PackError, StoreDamagedError
-from detector.pack import Pack
+from detector.pack import Pack, load, save
 from detector.sessions import Sessions, take
 from detector.settings import SessionSettings, TrainingSettings
 from tests.logs import batch_of, rows_of_people
@@ -108,9 +108,7 @@ def test_training_an_encoder_is_deterministic_under_its_seed(history: Sessions, 
 def test_a_simulated_takeover_is_a_session_like_any_other(kind: int, trained: Pack, history: Sessions) -> None:
     own, stranger = take(history, np.arange(100)), take(history, np.arange(100, 200))
     kinds = np.full(100, kind)
-    facets = trained.facets
-    stolen = attacks.simulate(own, stranger, kinds, facets.text, facets.log_scale, np.random.default_rng(0))
-    again = attacks.simulate(own, stranger, kinds, facets.text, facets.log_scale, np.random.default_rng(0))
+    stolen, again = (attacks.simulate(own, stranger, kinds, trained.facets, np.random.default_rng(0)) for _ in range(2))
     assert np.array_equal(stolen.key, again.key)
     assert (stolen.count > 0).all()
     assert (stolen.events >= 1).all()
@@ -122,9 +120,7 @@ def test_a_simulated_takeover_is_a_session_like_any_other(kind: int, trained: Pa
 def test_a_swap_is_wholly_the_strangers_and_inflation_leaves_the_values_alone(trained: Pack, history: Sessions) -> None:
     own, stranger, facets = take(history, np.arange(50)), take(history, np.arange(50, 100)), trained.facets
     swap, inflate = (
-        attacks.simulate(
-            own, stranger, np.full(50, attacks.KINDS.index(k)), facets.text, facets.log_scale, np.random.default_rng(0)
-        )
+        attacks.simulate(own, stranger, np.full(50, attacks.KINDS.index(k)), facets, np.random.default_rng(0))
         for k in ("swap", "inflate")
     )
     assert np.array_equal(swap.key, stranger.key)
@@ -226,15 +222,31 @@ def test_belief_adds_up_over_sessions_and_fades_without_evidence() -> None:
 def test_in_a_mixture_what_follows_what_is_nobodys_habit(trained: Pack, history: Sessions) -> None:
     rows = np.flatnonzero(history.events >= 6)[:40]
     owner, stranger = take(history, rows), take(history, rows[::-1])
-    looks = replace(trained.facets)
+    looks = trained.facets
     kind = np.full(len(rows), attacks.KINDS.index("mix"))
-    made = attacks.simulate(owner, stranger, kind, looks.text, looks.log_scale, np.random.default_rng(0))
+    made = attacks.simulate(owner, stranger, kind, looks, np.random.default_rng(0))
     pair = looks.text.index("pair")
     known = np.concatenate([owner.key[owner.facet == pair], stranger.key[stranger.facet == pair]])
     fresh = np.isin(made.key[made.facet == pair], known, invert=True)
     others = np.isin(made.key[made.facet != pair], np.concatenate([owner.key, stranger.key]))
     assert 0.1 < fresh.mean() < 0.8
     assert others.all()
+
+
+def test_what_is_derived_comes_from_where_its_values_come(trained: Pack, history: Sessions) -> None:
+    rows = np.flatnonzero(history.events >= 3)[:200]
+    owner, stranger, looks = take(history, rows), take(history, np.roll(rows, 1)), trained.facets
+    made = attacks.simulate(owner, stranger, np.full(len(rows), attacks.KINDS.index("borrow")), looks, np.random.default_rng(0))
+    source, pair = looks.text.index(str(looks.pair_of)), looks.text.index("pair")
+
+    def held(table: Sessions, s: int, f: int) -> list[int]:
+        inside = slice(*table.indptr[s : s + 2])
+        return sorted(table.key[inside][table.facet[inside] == f].tolist())
+
+    sides = [[held(made, s, f) == held(stranger, s, f) for f in (source, pair)] for s in range(len(rows))]
+    told = [side for s, side in enumerate(sides) if all(held(owner, s, f) != held(stranger, s, f) for f in (source, pair))]
+    assert all(a == b for a, b in told)
+    assert 0 < sum(a for a, _ in told) < len(told)
 
 
 def test_an_outlier_model_is_written_and_read_without_pickle_and_says_the_same(tmp_path: Path) -> None:
@@ -277,3 +289,33 @@ def test_a_pack_from_a_sample_tells_how_many_accounts_there_are() -> None:
     assert (pack.report["accounts"], pack.report["learnt_accounts"]) == (28, 14)
     assert pack.sessions <= 500
     assert pack.sessions_per_day == pytest.approx(2 * 14 * 1.5, rel=0.15)
+
+
+def test_accounts_whose_files_are_always_new_are_known_by_their_folders(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), rows_of_people(20, 30)
+    for i, row in enumerate(rows):
+        row |= {
+            "file": f"/{rng.integers(3)}/{row['user']}/{i if rng.random() < 0.7 else 0}.txt",
+            "page": "p",
+            "device": "d",
+            "amount": 1.0,
+        }
+    made = training.train(batch_of(rows), {}, SessionSettings(), TrainingSettings(), 0)
+    assert dict(made.facets.parents) == {"file": 1}
+    save(made, tmp_path)
+    assert load(tmp_path / made.id).facets == made.facets
+    assert made.report["relevance"]["file:parent:rate"] > 0.5
+    assert made.report["simulated_auc"] > 0.8
+
+    mine, other = (next(r for r in rows if r["user"] == user) for user in ("u00", "u01"))
+    table = training.sessions_of(batch_of([mine, mine | other | {"user": "u00"}]), made.facets, SessionSettings())
+    over, inside = (table.facet == made.facets.text.index(name) for name in ("file:parent", "file"))
+    one = str(table.text[inside][0])
+
+    def left(facet: str, value: str) -> list[str]:
+        kept = guidance.exempt(table, made.facets, {"u00": guidance.Guidance(allowed=(guidance.Allowance(facet, value),))})
+        return [str(t) for t in kept.text if str(t).startswith("/")]
+
+    assert sum(over) == sum(inside) == len(left("file", one)) == 2
+    assert not any(t.startswith(one.rpartition("/")[0]) for t in left("file", one))
+    assert left("file:parent", one.rpartition("/")[0]) == left("file", one)

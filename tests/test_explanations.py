@@ -124,6 +124,8 @@ def test_identifiers_depend_on_the_channel_its_side_and_what_is_known() -> None:
     ]
     assert [r["id"] for r in explain(judged(evidence))] == against
     assert [r["id"] for r in explain(judged({c: -n for c, n in evidence.items()}))] == for_owner
+    (reason,) = explain(judged({"src_path:parent": 1.0}), {"src_path:parent": {"seen": [("a", 1)], "last_seen": None}})
+    assert (reason["id"], reason["title"]) == ("new_src_path_parent", "parent of src path never seen before")
     details = {
         "device": {"seen": [("x", 1)], "last_seen": None},
         "amount": {"seen": 9.0, "usual_mean": 2.0},

@@ -1,8 +1,11 @@
 """What is counted and measured of events."""
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from detector.facets import Facets, as_sessions, discover, key_of, observe
+from detector.facets import Facets, ancestors, as_sessions, discover, key_of, observe, parent
 from detector.sessions import Sessions, assign, combine, empty, with_volume
 from tests.logs import batch_of
 
@@ -67,3 +70,59 @@ def test_kinds_are_found_and_the_settings_overrule_them() -> None:
     }
     assert discover(columns, {}) == (("action", "port"), ("amount",))
     assert discover(columns, {"amount": "ignored", "port": "number", "request": "text"}) == (("action", "request"), ("port",))
+
+
+@pytest.mark.parametrize(
+    ("value", "above"),
+    [
+        ("src/core/main.c", ["src/core", "src", "src"]),
+        ("/api/users/17?full=1", ["/api/users/17", "/api/users", "/api", "/api"]),
+        ("https://x.example.org/a/b", ["https://x.example.org/a", "https://x.example.org"]),
+        (r"C:\Program Files\tool.exe", [r"C:\Program Files", "C:"]),
+        ("git commit -m x/y", ["git", "git"]),
+        ("/usr/bin/env python3 x", ["/usr/bin", "/usr", "/usr"]),
+        ("ada@mail.example.org", ["mail.example.org", "example.org", "example.org"]),
+        ("www.shop.example.org", ["shop.example.org", "example.org", "example.org"]),
+        ("10.65.5.17", ["10.65.5", "10.65", "10", "10"]),
+        ("2001:db8:0:1:aa:bb:cc:dd", ["2001:db8:0:1:aa:bb:cc", "2001:db8:0:1:aa:bb"]),
+        ("login", ["login"]),
+        ("", [""]),
+        ("/", ["/"]),
+        ("?", ["?"]),
+        ("@", ["@"]),
+        (" x", [" x"]),
+    ],
+)
+def test_what_a_value_lies_in(value: str, above: list[str]) -> None:
+    assert [parent(value, level + 1) for level in range(len(above))] == above
+    assert parent(value, 0) == value
+
+
+@given(st.text(max_size=30), st.integers(0, 8))
+def test_what_a_value_lies_in_is_a_part_of_it_and_never_empty(value: str, levels: int) -> None:
+    above = parent(value, levels)
+    assert above in value
+    assert bool(above) == bool(value)
+
+
+def test_parents_are_looked_at_where_values_are_often_new_and_at_the_first_level_that_helps() -> None:
+    events, rng = 2000, np.random.default_rng(0)
+    users = [f"u{i % 20}" for i in range(events)]
+    columns: dict[str, list[object]] = {
+        "file": [f"/home/{u}/{rng.integers(3)}/{i}/x" for i, u in enumerate(users)],
+        "page": [f"/page/{rng.integers(5)}" for _ in users],
+        "request": [f"r{i}" for i in range(events)],
+        "query": [f"/q?{i}" for i in range(events)],
+        "seldom": [f"/s/{i % 2}/{i}" if i < 1 else None for i in range(events)],
+    }
+    assert ancestors(users, columns) == {"file": 2}
+
+
+def test_a_parent_is_counted_beside_its_values_and_pairs_are_of_parents() -> None:
+    facets = Facets(("file", "file:parent", "pair"), (), (), "file", {"file": 1})
+    rows: list[dict[str, object]] = [{"time": i, "user": "u", "file": f} for i, f in enumerate(("a/1", "a/2", "b/3", "a/4", "b/5"))]
+    table = sessions_of(rows, facets)
+    assert counts(table) == {"a/1": 1, "a/2": 1, "b/3": 1, "a/4": 1, "b/5": 1, "a": 3, "b": 2, "… a": 1, "… b": 2}
+    assert facets.sources.tolist() == [0, 0, 0]
+    alone = sessions_of(rows, Facets(("file:parent",), (), (), None, {"file": 1}))
+    assert counts(alone) == {"a": 3, "b": 2}

@@ -13,7 +13,7 @@ CORE = {
     "encoder": {"sessions"},
     "profiles": {"sessions"},
     "evidence": {"sessions", "profiles"},
-    "attacks": {"sessions"},
+    "attacks": {"facets", "sessions"},
     "outliers": set(),
     "fusion": {"outliers"},
     "belief": set(),
