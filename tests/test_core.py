@@ -99,9 +99,24 @@ def test_the_embedding_is_a_unit_vector_and_free_of_the_company_it_is_computed_i
 def test_training_an_encoder_is_deterministic_under_its_seed(history: Sessions, trained: Pack) -> None:
     account = np.unique(history.user.astype(str), return_inverse=True)[1]
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
-    fits = [encoder.fit(history, account, measured, seed, 5, take)[0].state_dict() for seed in (1, 1, 2)]
+    fits = [encoder.fit(history, account, measured, seed, 5, take).state_dict() for seed in (1, 1, 2)]
     assert all(np.array_equal(fits[0][k].numpy(), fits[1][k].numpy()) for k in fits[0])
     assert not np.array_equal(fits[0]["value.weight"].numpy(), fits[2]["value.weight"].numpy())
+
+
+def test_members_of_an_encoder_are_merged_into_one_that_says_what_they_say_together(history: Sessions, trained: Pack) -> None:
+    account = np.unique(history.user.astype(str), return_inverse=True)[1]
+    measured = encoder.measures(history, trained.population.centre, trained.population.spread)
+    known, key = np.unique(history.key % encoder.TABLE, return_inverse=True)
+    table = replace(history, key=key.astype(np.uint32))
+    members = [encoder._member(table, account, measured, seed, 30, take, len(known)) for seed in range(2)]
+    merged = encoder.encode(encoder._merged(members, table, known, measured, 0), history, measured)
+    given = encoder._tensors(table, np.arange(len(key)), measured)
+    said = [m(*(x.double() if x.is_floating_point() else x for x in given)).detach().numpy() for m in members]
+    together = np.mean([z @ z.T for z in said], axis=0)
+    assert np.allclose(np.linalg.norm(merged, axis=1), 1, atol=1e-6)
+    assert np.corrcoef((merged @ merged.T).ravel(), together.ravel())[0, 1] > 0.97
+    assert np.corrcoef((merged @ merged.T).ravel(), together.ravel())[0, 1] > np.corrcoef(*(np.ravel(z @ z.T) for z in said))[0, 1]
 
 
 @pytest.mark.parametrize("kind", range(len(attacks.KINDS)), ids=attacks.KINDS)
