@@ -111,7 +111,14 @@ def fit(
     """
     known, key = np.unique(table.key % TABLE, return_inverse=True)  # values never seen stay as they are drawn
     table = replace(table, key=key.astype(np.uint32))
-    members = [_member(table, account, numbers, MEMBERS * seed + m, steps, take, len(known)) for m in range(MEMBERS)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # steps are small: a second thread gained a sixth, and two trainings side by side took four times as long
+    try:
+        members = [_member(table, account, numbers, MEMBERS * seed + m, steps, take, len(known)) for m in range(MEMBERS)]
+    finally:
+        torch.set_num_threads(threads)
     some = np.random.default_rng(seed).permutation(len(table))[:MERGED_BY]
     return _merged(members, take(table, some), known, numbers[some], seed)
 
