@@ -112,9 +112,8 @@ def fit(
     known, key = np.unique(table.key % TABLE, return_inverse=True)  # values never seen stay as they are drawn
     table = replace(table, key=key.astype(np.uint32))
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # steps are small: a second thread gained a sixth, and two trainings side by side took four times as long
+    # steps are small: a second thread gained a sixth, and trainings side by side on two cores got in each other's way
+    torch.set_num_threads(1)
     try:
         members = [_member(table, account, numbers, MEMBERS * seed + m, steps, take, len(known)) for m in range(MEMBERS)]
     finally:
