@@ -35,7 +35,8 @@ def held(profiles: Profiles, table: Sessions, waits: np.ndarray) -> Profiles:
     waiting, due = profiles.waiting.copy(), profiles.due.copy()
     for a in rows.tolist():
         one = take(table, np.array([a]))
-        ((_, body),) = open_to_bytes(replace(one, text=np.full(len(one.text), "", object))).items()
+        one = replace(one, text=np.full(len(one.text), "", object), alerted=np.zeros(1, bool))  # of no use to a lesson
+        ((_, body),) = open_to_bytes(one).items()
         line = msgspec.msgpack.decode(waiting[a], type=list[tuple[int, bytes]]) if waiting[a] else []
         line.append((int(profiles.history[a]) + WAIT, body))
         waiting[a], due[a] = msgspec.msgpack.encode(line), line[0][0]
