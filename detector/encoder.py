@@ -14,14 +14,14 @@ Axes: S sessions, T values, N numbers, M members, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from detector.sessions import Sessions, weighted_sums, with_volume
+from detector.sessions import Sessions, take, weighted_sums, with_volume
 
 TABLE = 1 << 15  # hashed values; a collision only blurs two rare values
 WIDTH = 48  # D: wider gained nothing on the four logs and costs memory per remembered session
@@ -103,7 +103,6 @@ def fit(
     numbers: np.ndarray,
     seed: int,
     steps: int,
-    take: Callable[[Sessions, np.ndarray], Sessions],
 ) -> Encoder:
     """An encoder trained on the sessions of a table (S); account (S,) int codes; numbers (S, 3N) as `measures` has them.
 
@@ -115,7 +114,7 @@ def fit(
     # steps are small: a second thread gained a sixth, and trainings side by side on two cores got in each other's way
     torch.set_num_threads(1)
     try:
-        members = [_member(table, account, numbers, MEMBERS * seed + m, steps, take, len(known)) for m in range(MEMBERS)]
+        members = [_member(table, account, numbers, MEMBERS * seed + m, steps, len(known)) for m in range(MEMBERS)]
     finally:
         torch.set_num_threads(threads)
     some = np.random.default_rng(seed).permutation(len(table))[:MERGED_BY]
@@ -128,7 +127,6 @@ def _member(
     numbers: np.ndarray,
     seed: int,
     steps: int,
-    take: Callable[[Sessions, np.ndarray], Sessions],
     values: int,
 ) -> Member:
     """Each step draws accounts, and of each a pair of sessions."""

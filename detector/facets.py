@@ -265,7 +265,7 @@ def discover(columns: Mapping[str, Sequence[object]], kinds: Mapping[str, str]) 
     """Text and number attributes of a log, from a sample of each column; `kinds` overrides by name.
 
     An attribute is a number where 99 % of its values are numbers and more than ten differ; it is ignored where it is constant, or
-    text that hardly ever repeats (an identifier of the event), or RARE.
+    text that hardly ever repeats (an identifier of the event), or too rare to be a habit (RARE).
     """
     text: list[str] = []
     number: list[str] = []

@@ -269,7 +269,7 @@ def _fit_model(found: Facets, table: Sessions, account: np.ndarray, accounts: in
     none = np.empty(0)
     population = Population(none, none, none, none, none, none, none, centre, pull, shape, scale, none, none)
     measured = encoder.measures(table, centre, population.spread)
-    model = encoder.fit(table, account, measured, seed, STEPS, take)
+    model = encoder.fit(table, account, measured, seed, STEPS)
     embedding = encoder.encode(model, table, measured)
     long = np.zeros((accounts, encoder.WIDTH))
     np.add.at(long, account, embedding)

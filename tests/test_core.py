@@ -99,7 +99,7 @@ def test_the_embedding_is_a_unit_vector_and_free_of_the_company_it_is_computed_i
 def test_training_an_encoder_is_deterministic_under_its_seed(history: Sessions, trained: Pack) -> None:
     account = np.unique(history.user.astype(str), return_inverse=True)[1]
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
-    fits = [encoder.fit(history, account, measured, seed, 5, take).state_dict() for seed in (1, 1, 2)]
+    fits = [encoder.fit(history, account, measured, seed, 5).state_dict() for seed in (1, 1, 2)]
     assert all(np.array_equal(fits[0][k].numpy(), fits[1][k].numpy()) for k in fits[0])
     assert not np.array_equal(fits[0]["value.weight"].numpy(), fits[2]["value.weight"].numpy())
 
@@ -109,7 +109,7 @@ def test_members_of_an_encoder_are_merged_into_one_that_says_what_they_say_toget
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
     known, key = np.unique(history.key % encoder.TABLE, return_inverse=True)
     table = replace(history, key=key.astype(np.uint32))
-    members = [encoder._member(table, account, measured, seed, 30, take, len(known)) for seed in range(2)]
+    members = [encoder._member(table, account, measured, seed, 30, len(known)) for seed in range(2)]
     merged = encoder.encode(encoder._merged(members, table, known, measured, 0), history, measured)
     given = encoder._tensors(table, np.arange(len(key)), measured)
     said = [m(*(x.double() if x.is_floating_point() else x for x in given)).detach().numpy() for m in members]
