@@ -35,6 +35,9 @@ LLR_ODDS, LLR_HEARD = 0.75, 0.5  # half of what each would say alone: 1.5 times 
 LLR_LOW, LLR_HIGH = -5.0, 6.0  # one session alone neither clears nor condemns for good
 FEW = (0.0125, 0.025, 0.05)  # shares of false alarms at which a channel must catch something to be relevant
 RELEVANT = 0.5  # share of the best channel's AUC above 0.5 from which a channel is shown to the outlier model
+GRID = (
+    0.05  # nats between thresholds of the boosting: evenly, so that they are as fine in the tail; quantiles took most of a training
+)
 FEWEST = 30  # sessions: a bin with fewer sessions borrows the reference of all
 
 
@@ -156,20 +159,21 @@ def fit(
     gain = np.array([max(auc(e_owners[:, c], e_attacks[:, c], weight) - 0.5, 0.0) for c in range(channels)])
     shown = gain >= RELEVANT * gain.max()
     x = np.concatenate([np.c_[e_owners, context(*owners_context)], np.c_[e_attacks, context(*attacks_context)]])
+    coarse = np.round(x / GRID) * GRID
     y = np.concatenate([np.zeros(len(owners)), np.ones(len(attacks))])
     weights = np.concatenate([np.ones(len(owners)), weight * len(owners) / weight.sum()])
     fold = np.arange(len(x)) % 2
     odds = np.zeros(len(x))
     for k in (0, 1):
         there, here = fold != k, fold == k
-        odds[here] = _boosting(channels, seed).fit(x[there], y[there], weights[there]).decision_function(x[here])
+        odds[here] = _boosting(channels, seed).fit(coarse[there], y[there], weights[there]).decision_function(x[here])
     forest = outliers.fit(e_owners[:, shown], seed)
     outlier, own, total = outliers.score(forest, e_owners[:, shown]), odds[: len(owners)], e_owners @ relevance
     references_of = opinions_of(own, outlier, total)
     heard = surprise(own, references_of[0]) + surprise(total, references_of[2])
     fitted = Fusion(
         references,
-        _boosting(channels, seed).fit(x, y, weights),
+        _boosting(channels, seed).fit(coarse, y, weights),
         forest,
         *references_of,
         relevance,
