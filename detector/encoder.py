@@ -4,10 +4,10 @@ A session is a bag: each value has a vector and an attention, both from a hashed
 is free of order, merges, and costs the same however long the session is. Trained contrastively, as speakers are verified: two
 sessions of one account attract, those of others repel (supervised contrastive loss, Khosla 2020; CoLES, Babaev 2022).
 
-Several members are trained apart and merged into one: what one of them takes for likeness by the chance of its start, the others
-do not (of three seeds on commands, hit@1% was .60 to .70 and is .65 to .71, cost 27.5 to 29.8 and is 26.7 to 27.2). Bags add up, so
-the members stand side by side as one wide table, of which the directions that carry most are kept: a session costs what one
-member costs.
+Several members are trained side by side, on the same sessions with the same attention, and merged into one: what one of them takes
+for likeness by the chance of its start, the others do not (of three seeds on commands, hit@1% was .60 to .70 and is .69 to .70).
+Bags add up, so the members are one wide table, of which the directions that carry most are kept: a session costs what one member
+costs.
 
 Axes: S sessions, T values, N numbers, M members, D width.
 """
@@ -25,7 +25,7 @@ from detector.sessions import Sessions, take, weighted_sums, with_volume
 
 TABLE = 1 << 15  # hashed values; a collision only blurs two rare values
 WIDTH = 48  # D: wider gained nothing on the four logs and costs memory per remembered session
-MEMBERS = 4  # M: 8 gained no more
+MEMBERS = 4  # M: 8 gained no more, nor did sessions or attention of each member's own
 TEMPERATURE = 0.2
 DROPOUT = 0.3  # of values: a session must be recognised from a part of it
 ACCOUNTS_PER_STEP = 128
@@ -47,29 +47,26 @@ class Encoder(nn.Module):
         return nn.functional.normalize(mean + self.measure(numbers), dim=1)
 
 
-class Member(nn.Module):
-    """One that is trained: values (T,) below `values`, where each session's start (S,), weights (T,), numbers (S, 3N) → (S, D)."""
+class Members(nn.Module):
+    """What is trained: values (T,) below `values`, sessions' bounds (S + 1,), weights (T,), numbers (S, 3N) → (M, S, D)."""
 
     def __init__(self, values: int, numbers: int) -> None:
         super().__init__()
-        self.value = nn.Embedding(values, WIDTH)
-        self.attention = nn.Embedding(values, 1)
-        self.measure = nn.Linear(3 * numbers, WIDTH)
-        self.out = nn.Linear(WIDTH, WIDTH)
-        nn.init.normal_(self.value.weight, std=WIDTH**-0.5)
-        nn.init.zeros_(self.attention.weight)
+        self.value = nn.Parameter(WIDTH**-0.5 * torch.randn(values, MEMBERS * WIDTH))
+        self.attention = nn.Parameter(torch.zeros(values))
+        self.measure = nn.Linear(3 * numbers, MEMBERS * WIDTH)
+        self.out = nn.Parameter(torch.empty(MEMBERS, WIDTH, WIDTH).uniform_(-(WIDTH**-0.5), WIDTH**-0.5))
+        self.shift = nn.Parameter(torch.zeros(MEMBERS, 1, WIDTH))
 
-    def forward(self, values: torch.Tensor, start: torch.Tensor, weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        hidden = self.hidden(values, start, weights * self.attention(values).squeeze(1).exp(), numbers)
-        return nn.functional.normalize(self.out(hidden) + hidden, dim=1)
-
-    def hidden(self, values: torch.Tensor, start: torch.Tensor, share: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """(S, D) from values that count by their share (T,)."""
-        bag = nn.functional.embedding_bag(values, self.value.weight, start, mode="sum", per_sample_weights=share)  # (S, D)
-        mass = nn.functional.embedding_bag(
-            torch.zeros_like(values), share.new_ones(1, 1), start, mode="sum", per_sample_weights=share
-        )
-        return bag / mass.clamp(min=1e-6) + self.measure(numbers)
+    def forward(self, values: torch.Tensor, indptr: torch.Tensor, weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        share = weights * self.attention.index_select(0, values).exp()
+        bag = nn.functional.embedding_bag(
+            values, self.value, indptr, mode="sum", per_sample_weights=share, include_last_offset=True
+        )  # (S, M·D)
+        mass = torch.segment_reduce(share, "sum", offsets=indptr)
+        hidden = bag / mass.clamp(min=1e-6)[:, None] + self.measure(numbers)
+        hidden = hidden.view(-1, MEMBERS, WIDTH).transpose(0, 1)
+        return hidden + torch.baddbmm(self.shift, hidden, self.out)
 
 
 def measures(table: Sessions, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -97,13 +94,7 @@ def encode(model: Encoder, table: Sessions, numbers: np.ndarray) -> np.ndarray:
     return model(torch.from_numpy(bag / mass[:, None]), torch.from_numpy(numbers).double()).numpy().astype(np.float32)
 
 
-def fit(
-    table: Sessions,
-    account: np.ndarray,
-    numbers: np.ndarray,
-    seed: int,
-    steps: int,
-) -> Encoder:
+def fit(table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int) -> Encoder:
     """An encoder trained on the sessions of a table (S); account (S,) int codes; numbers (S, 3N) as `measures` has them.
 
     Deterministic under the seed.
@@ -114,93 +105,74 @@ def fit(
     # steps are small: a second thread gained a sixth, and trainings side by side on two cores got in each other's way
     torch.set_num_threads(1)
     try:
-        members = [_member(table, account, numbers, MEMBERS * seed + m, steps, len(known)) for m in range(MEMBERS)]
+        members = _trained(table, account, numbers, seed, steps, len(known))
     finally:
         torch.set_num_threads(threads)
     some = np.random.default_rng(seed).permutation(len(table))[:MERGED_BY]
-    return _merged(members, take(table, some), known, numbers[some], seed)
+    return _merged(members, take(table, some), known, numbers[some])
 
 
-def _member(
-    table: Sessions,
-    account: np.ndarray,
-    numbers: np.ndarray,
-    seed: int,
-    steps: int,
-    values: int,
-) -> Member:
-    """Each step draws accounts, and of each a pair of sessions."""
+def _trained(table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int, values: int) -> Members:
+    """Each step draws accounts, and of each a pair of sessions; the members see the same ones."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = Member(values, numbers.shape[1] // 3)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    members = Members(values, numbers.shape[1] // 3)
+    optimizer = torch.optim.Adam(members.parameters(), lr=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = np.argsort(account, kind="stable")
     bounds = np.searchsorted(account[order], np.arange(account.max() + 2))
     able = np.flatnonzero(np.diff(bounds) >= 2)
+    pairs_each = max(1, ACCOUNTS_PER_STEP // len(able))
     for _ in range(steps):
-        pairs_each = max(1, ACCOUNTS_PER_STEP // len(able))
         chosen = np.repeat(rng.choice(able, min(ACCOUNTS_PER_STEP, len(able)), replace=False), pairs_each)
         low, high = bounds[chosen], bounds[chosen + 1]
         first = low + rng.integers(0, high - low)
         second = low + (first - low + rng.integers(1, high - low)) % (high - low)
         rows = order[np.concatenate([first, second])]
         some = take(table, rows)
-        z = model(*_tensors(some, np.flatnonzero(rng.random(len(some.key)) >= DROPOUT), numbers[rows]))
-        loss = contrast(z, torch.from_numpy(np.tile(chosen, 2)))
+        said = members(*_tensors(some, np.flatnonzero(rng.random(len(some.key)) >= DROPOUT), numbers[rows]))
+        loss = contrast(nn.functional.normalize(said, dim=2), torch.from_numpy(np.tile(chosen, 2)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return model.double().eval()
+    return members.double().eval()
 
 
 def _tensors(table: Sessions, kept: np.ndarray, numbers: np.ndarray) -> Sequence[torch.Tensor]:
-    """A member's inputs: the values `kept` (K,) of T, and numbers (S, 3N)."""
-    start = np.searchsorted(kept, table.indptr[:-1])
-    given = (table.key[kept].astype(np.int64), start, table.damped[kept].astype(np.float32), numbers)
+    """What members take: the values `kept` (K,) of T, and numbers (S, 3N)."""
+    indptr = np.searchsorted(kept, table.indptr)
+    given = (table.key[kept].astype(np.int64), indptr, table.damped[kept].astype(np.float32), numbers)
     return [torch.from_numpy(array) for array in given]
 
 
 @torch.no_grad()
-def _merged(members: Sequence[Member], table: Sessions, known: np.ndarray, numbers: np.ndarray, seed: int) -> Encoder:
-    """One encoder from members whose tables hold the values `known` (V,); `table` (S) is what they are measured by.
+def _merged(members: Members, table: Sessions, known: np.ndarray, numbers: np.ndarray) -> Encoder:
+    """One encoder from members whose table holds the values `known` (V,); `table` (S) is what they are measured by.
 
-    Attention is the members' geometric mean, and they weigh alike by their median length. Of the M·D directions those D are kept
-    that carry most of the sessions' unit vectors (principal axes, not centred, since likeness is a scalar product).
+    They weigh alike by their median length. Of the M·D directions those D are kept that carry most of the sessions' unit vectors
+    (principal axes, not centred, since likeness is a scalar product).
     """
     given = _tensors(table, np.arange(len(table.key)), numbers)
-    values, start, weights, measured = (x.double() if x.is_floating_point() else x for x in given)
-    attention = torch.stack([m.attention.weight for m in members]).mean(0)  # (V, 1)
-    share = weights * attention[values, 0].exp()
-    maps, parts, shifts = [], [], []
-    for m in members:
-        hidden = m.hidden(values, start, share, measured)  # (S, D)
-        length = (m.out(hidden) + hidden).norm(dim=1).median().clamp(min=1e-9)
-        maps.append((m.out.weight + torch.eye(WIDTH)).T / length)  # hidden → what the member says, at a length of about 1
-        parts.append(hidden @ maps[-1] + m.out.bias / length)
-        shifts.append(m.measure.bias @ maps[-1] + m.out.bias / length)
-    wide = nn.functional.normalize(torch.cat(parts, dim=1), dim=1)  # (S, M·D)
-    axes = torch.linalg.eigh(wide.T @ wide)[1].flip(1)[:, :WIDTH].reshape(len(members), WIDTH, WIDTH)
-    torch.manual_seed(seed)
-    out = Encoder(numbers.shape[1] // 3).double().eval()
-    out.attention.weight[known] = attention
-    for parameter in (out.value.weight, out.measure.weight, out.measure.bias):
-        parameter.zero_()
-    for m, to, axis, shift in zip(members, maps, axes, shifts, strict=True):
-        value = WIDTH**-0.5 * torch.randn(TABLE, WIDTH, dtype=torch.float64)  # of values never seen
-        value[known] = m.value.weight
-        out.value.weight.add_(value @ to @ axis)
-        out.measure.weight.add_((m.measure.weight.T @ to @ axis).T)
-        out.measure.bias.add_(shift @ axis)
-    return out
+    said = members(*(x.double() if x.is_floating_point() else x for x in given))  # (M, S, D)
+    length = said.norm(dim=2).median(1).values.clamp(min=1e-9)[:, None, None]
+    wide = nn.functional.normalize((said / length).transpose(0, 1).flatten(1), dim=1)  # (S, M·D)
+    axes = torch.linalg.eigh(wide.T @ wide)[1].flip(1)[:, :WIDTH].view(MEMBERS, WIDTH, WIDTH)
+    to = ((members.out + torch.eye(WIDTH)) @ axes / length).flatten(0, 1)  # (M·D, D): hidden → what is kept
+    merged = Encoder(numbers.shape[1] // 3).double().eval()
+    value = WIDTH**-0.5 * torch.randn(TABLE, MEMBERS * WIDTH).double()
+    value[known] = members.value
+    merged.value.weight.copy_(value @ to)
+    merged.attention.weight[known] = members.attention[:, None]
+    merged.measure.weight.copy_((members.measure.weight.T @ to).T)
+    merged.measure.bias.copy_(members.measure.bias @ to + (members.shift @ axes / length).sum((0, 1)))
+    return merged
 
 
 def contrast(z: torch.Tensor, account: torch.Tensor) -> torch.Tensor:
-    """Supervised contrastive loss of unit vectors (S, D) with account codes (S,)."""
-    likeness = z @ z.T / TEMPERATURE  # (S, S)
-    itself = torch.eye(len(z), dtype=torch.bool)
-    likeness = likeness.masked_fill(itself, float("-inf"))
-    same = (account[:, None] == account[None, :]) & ~itself
-    log_share = likeness - likeness.logsumexp(1, keepdim=True)
-    return -(log_share.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).mean()
+    """Supervised contrastive loss of unit vectors (M, S, D) with account codes (S,): the sum of the members'."""
+    itself = torch.eye(len(account))
+    same = (account[:, None] == account[None, :]).float() - itself
+    wanted = same / same.sum(1, keepdim=True).clamp(min=1)
+    likeness = z @ z.mT / TEMPERATURE - 1e9 * itself  # (M, S, S)
+    return len(z) * nn.functional.cross_entropy(likeness.flatten(0, 1), wanted.repeat(len(z), 1))

@@ -35,9 +35,7 @@ LLR_ODDS, LLR_HEARD = 0.75, 0.5  # half of what each would say alone: 1.5 times 
 LLR_LOW, LLR_HIGH = -5.0, 6.0  # one session alone neither clears nor condemns for good
 FEW = (0.0125, 0.025, 0.05)  # shares of false alarms at which a channel must catch something to be relevant
 RELEVANT = 0.5  # share of the best channel's AUC above 0.5 from which a channel is shown to the outlier model
-GRID = (
-    0.05  # nats between thresholds of the boosting: evenly, so that they are as fine in the tail; quantiles took most of a training
-)
+GRID = 0.05  # nats between thresholds of the boosting: quantiles took up to a quarter of a training, and are coarse in the tail
 FEWEST = 30  # sessions: a bin with fewer sessions borrows the reference of all
 
 

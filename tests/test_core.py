@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,14 +110,31 @@ def test_members_of_an_encoder_are_merged_into_one_that_says_what_they_say_toget
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
     known, key = np.unique(history.key % encoder.TABLE, return_inverse=True)
     table = replace(history, key=key.astype(np.uint32))
-    members = [encoder._member(table, account, measured, seed, 30, len(known)) for seed in range(2)]
-    merged = encoder.encode(encoder._merged(members, table, known, measured, 0), history, measured)
-    given = encoder._tensors(table, np.arange(len(key)), measured)
-    said = [m(*(x.double() if x.is_floating_point() else x for x in given)).detach().numpy() for m in members]
-    together = np.mean([z @ z.T for z in said], axis=0)
+    members = encoder._trained(table, account, measured, 0, 30, len(known))
+    merged = encoder.encode(encoder._merged(members, table, known, measured), history, measured)
+    with torch.no_grad():
+        said = members(
+            *(x.double() if x.is_floating_point() else x for x in encoder._tensors(table, np.arange(len(key)), measured))
+        )
+        each = [(z @ z.T).numpy().ravel() for z in torch.nn.functional.normalize(said, dim=2)]
+    likeness = (merged @ merged.T).ravel()
     assert np.allclose(np.linalg.norm(merged, axis=1), 1, atol=1e-6)
-    assert np.corrcoef((merged @ merged.T).ravel(), together.ravel())[0, 1] > 0.97
-    assert np.corrcoef((merged @ merged.T).ravel(), together.ravel())[0, 1] > np.corrcoef(*(np.ravel(z @ z.T) for z in said))[0, 1]
+    assert np.corrcoef(likeness, np.mean(each, axis=0))[0, 1] > 0.97
+    assert np.corrcoef(likeness, np.mean(each, axis=0))[0, 1] > np.corrcoef(each[0], each[1])[0, 1]
+
+
+def test_the_contrast_is_the_mean_of_what_each_session_misses_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    account = np.array([0, 0, 1, 1, 1, 2])  # the last has none like it
+    z = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(2, 6, 4))).float(), dim=2)
+    expected = 0.0
+    for member in z.double().numpy():
+        for i in range(6):
+            others = [j for j in range(6) if j != i]
+            likeness = member[others] @ member[i] / encoder.TEMPERATURE
+            own = likeness[account[others] == account[i]]
+            expected += (np.log(np.exp(likeness).sum()) - own.mean()) / 6 if len(own) else 0.0
+    assert encoder.contrast(z, torch.from_numpy(account)).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", range(len(attacks.KINDS)), ids=attacks.KINDS)
