@@ -48,12 +48,13 @@ class Encoder(nn.Module):
 
 
 class Members(nn.Module):
-    """What is trained: values (T,) below `values`, sessions' bounds (S + 1,), weights (T,), numbers (S, 3N) → (M, S, D)."""
+    """What is trained: places in `known` (T,), sessions' bounds (S + 1,), weights (T,), numbers (S, 3N) → (M, S, D)."""
 
-    def __init__(self, values: int, numbers: int) -> None:
+    def __init__(self, known: np.ndarray, numbers: int) -> None:
         super().__init__()
-        self.value = nn.Parameter(WIDTH**-0.5 * torch.randn(values, MEMBERS * WIDTH))
-        self.attention = nn.Parameter(torch.zeros(values))
+        self.known = known  # (V,) ascending: the values of the table that have a vector here
+        self.value = nn.Parameter(WIDTH**-0.5 * torch.randn(len(known), MEMBERS * WIDTH))
+        self.attention = nn.Parameter(torch.zeros(len(known)))
         self.measure = nn.Linear(3 * numbers, MEMBERS * WIDTH)
         self.out = nn.Parameter(torch.empty(MEMBERS, WIDTH, WIDTH).uniform_(-(WIDTH**-0.5), WIDTH**-0.5))
         self.shift = nn.Parameter(torch.zeros(MEMBERS, 1, WIDTH))
@@ -67,6 +68,17 @@ class Members(nn.Module):
         hidden = bag / mass.clamp(min=1e-6)[:, None] + self.measure(numbers)
         hidden = hidden.view(-1, MEMBERS, WIDTH).transpose(0, 1)
         return hidden + torch.baddbmm(self.shift, hidden, self.out)
+
+    @torch.no_grad()
+    def go_on_from(self, others: Members) -> None:
+        """Be as others are, but for the values that they do not know."""
+        _, here, there = np.intersect1d(self.known, others.known, assume_unique=True, return_indices=True)
+        for name, own in self.named_parameters():
+            given = others.get_parameter(name).to(own.dtype)
+            if name in ("value", "attention"):
+                own[here] = given[there]
+            else:
+                own.copy_(given)
 
 
 def measures(table: Sessions, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -94,29 +106,33 @@ def encode(model: Encoder, table: Sessions, numbers: np.ndarray) -> np.ndarray:
     return model(torch.from_numpy(bag / mass[:, None]), torch.from_numpy(numbers).double()).numpy().astype(np.float32)
 
 
-def fit(table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int) -> Encoder:
+def fit(
+    table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int, before: Members | None = None
+) -> tuple[Encoder, Members]:
     """An encoder trained on the sessions of a table (S); account (S,) int codes; numbers (S, 3N) as `measures` has them.
 
-    Deterministic under the seed.
+    It goes on from members trained before, if there are such. Returns what its own have become, too. Deterministic under the seed.
     """
     known, key = np.unique(table.key % TABLE, return_inverse=True)  # values never seen stay as they are drawn
     table = replace(table, key=key.astype(np.uint32))
+    torch.manual_seed(seed)
+    members = Members(known, numbers.shape[1] // 3)
+    if before is not None:
+        members.go_on_from(before)
     threads = torch.get_num_threads()
     # steps are small: a second thread gained a sixth, and trainings side by side on two cores got in each other's way
     torch.set_num_threads(1)
     try:
-        members = _trained(table, account, numbers, seed, steps, len(known))
+        _train(members, table, account, numbers, seed, steps)
     finally:
         torch.set_num_threads(threads)
     some = np.random.default_rng(seed).permutation(len(table))[:MERGED_BY]
-    return _merged(members, take(table, some), known, numbers[some])
+    return _merged(members.double().eval(), take(table, some), numbers[some]), members
 
 
-def _trained(table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int, values: int) -> Members:
+def _train(members: Members, table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int) -> None:
     """Each step draws accounts, and of each a pair of sessions; the members see the same ones."""
-    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    members = Members(values, numbers.shape[1] // 3)
     optimizer = torch.optim.Adam(members.parameters(), lr=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = np.argsort(account, kind="stable")
@@ -136,7 +152,6 @@ def _trained(table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: in
         loss.backward()
         optimizer.step()
         schedule.step()
-    return members.double().eval()
 
 
 def _tensors(table: Sessions, kept: np.ndarray, numbers: np.ndarray) -> Sequence[torch.Tensor]:
@@ -147,8 +162,8 @@ def _tensors(table: Sessions, kept: np.ndarray, numbers: np.ndarray) -> Sequence
 
 
 @torch.no_grad()
-def _merged(members: Members, table: Sessions, known: np.ndarray, numbers: np.ndarray) -> Encoder:
-    """One encoder from members whose table holds the values `known` (V,); `table` (S) is what they are measured by.
+def _merged(members: Members, table: Sessions, numbers: np.ndarray) -> Encoder:
+    """One encoder from members in float64; `table` (S) is what they are measured by.
 
     They weigh alike by their median length. Of the M·D directions those D are kept that carry most of the sessions' unit vectors
     (principal axes, not centred, since likeness is a scalar product).
@@ -161,9 +176,9 @@ def _merged(members: Members, table: Sessions, known: np.ndarray, numbers: np.nd
     to = ((members.out + torch.eye(WIDTH)) @ axes / length).flatten(0, 1)  # (M·D, D): hidden → what is kept
     merged = Encoder(numbers.shape[1] // 3).double().eval()
     value = WIDTH**-0.5 * torch.randn(TABLE, MEMBERS * WIDTH).double()
-    value[known] = members.value
+    value[members.known] = members.value
     merged.value.weight.copy_(value @ to)
-    merged.attention.weight[known] = members.attention[:, None]
+    merged.attention.weight[members.known] = members.attention[:, None]
     merged.measure.weight.copy_((members.measure.weight.T @ to).T)
     merged.measure.bias.copy_(members.measure.bias @ to + (members.shift @ axes / length).sum((0, 1)))
     return merged

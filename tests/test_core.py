@@ -100,7 +100,7 @@ def test_the_embedding_is_a_unit_vector_and_free_of_the_company_it_is_computed_i
 def test_training_an_encoder_is_deterministic_under_its_seed(history: Sessions, trained: Pack) -> None:
     account = np.unique(history.user.astype(str), return_inverse=True)[1]
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
-    fits = [encoder.fit(history, account, measured, seed, 5).state_dict() for seed in (1, 1, 2)]
+    fits = [encoder.fit(history, account, measured, seed, 5)[0].state_dict() for seed in (1, 1, 2)]
     assert all(np.array_equal(fits[0][k].numpy(), fits[1][k].numpy()) for k in fits[0])
     assert not np.array_equal(fits[0]["value.weight"].numpy(), fits[2]["value.weight"].numpy())
 
@@ -108,10 +108,10 @@ def test_training_an_encoder_is_deterministic_under_its_seed(history: Sessions, 
 def test_members_of_an_encoder_are_merged_into_one_that_says_what_they_say_together(history: Sessions, trained: Pack) -> None:
     account = np.unique(history.user.astype(str), return_inverse=True)[1]
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
-    known, key = np.unique(history.key % encoder.TABLE, return_inverse=True)
+    key = np.unique(history.key % encoder.TABLE, return_inverse=True)[1]
     table = replace(history, key=key.astype(np.uint32))
-    members = encoder._trained(table, account, measured, 0, 30, len(known))
-    merged = encoder.encode(encoder._merged(members, table, known, measured), history, measured)
+    encoding, members = encoder.fit(history, account, measured, 0, 30)
+    merged = encoder.encode(encoding, history, measured)
     with torch.no_grad():
         said = members(
             *(x.double() if x.is_floating_point() else x for x in encoder._tensors(table, np.arange(len(key)), measured))
@@ -121,6 +121,27 @@ def test_members_of_an_encoder_are_merged_into_one_that_says_what_they_say_toget
     assert np.allclose(np.linalg.norm(merged, axis=1), 1, atol=1e-6)
     assert np.corrcoef(likeness, np.mean(each, axis=0))[0, 1] > 0.97
     assert np.corrcoef(likeness, np.mean(each, axis=0))[0, 1] > np.corrcoef(each[0], each[1])[0, 1]
+
+
+def test_members_go_on_from_others_but_for_values_that_those_do_not_know(history: Sessions, trained: Pack) -> None:
+    account = np.unique(history.user.astype(str), return_inverse=True)[1]
+    measured = encoder.measures(history, trained.population.centre, trained.population.spread)
+    some = np.arange(20)
+    encoding, first = encoder.fit(take(history, some), account[some], measured[some], 0, 5)
+    new = encoder.Members(np.unique(history.key % encoder.TABLE), measured.shape[1] // 3)
+    drawn = new.value.detach().clone()
+    new.go_on_from(first)
+    known = np.isin(new.known, first.known)
+    assert 0 < known.sum() < len(known)
+    assert torch.equal(new.value[known], first.value.float())
+    assert torch.equal(new.value[~known], drawn[~known])
+    assert torch.equal(new.out, first.out.float())
+    on, anew = (
+        encoder.encode(encoder.fit(history, account, measured, 0, 1, before)[0], history, measured) for before in (first, None)
+    )
+    old = encoder.encode(encoding, history, measured)
+    likeness = [np.corrcoef((old @ old.T).ravel(), (z @ z.T).ravel())[0, 1] for z in (on, anew)]
+    assert likeness[0] > likeness[1], likeness
 
 
 def test_the_contrast_is_the_mean_of_what_each_session_misses_of_its_own() -> None:
