@@ -5,7 +5,7 @@ is free of order, merges, and costs the same however long the session is. Traine
 sessions of one account attract, those of others repel (supervised contrastive loss, Khosla 2020; CoLES, Babaev 2022).
 
 Several members are trained side by side, on the same sessions with the same attention, and merged into one: what one of them takes
-for likeness by the chance of its start, the others do not (of three seeds on commands, hit@1% was .60 to .70 and is .69 to .70).
+for likeness by the chance of its start, the others do not (of three seeds on commands, hit@1% was .60 to .70 and is .68 to .71).
 Bags add up, so the members are one wide table, of which the directions that carry most are kept: a session costs what one member
 costs.
 

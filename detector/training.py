@@ -47,7 +47,7 @@ PEER_SMOOTHING = 20.0  # damped counts of the population added to each peer
 COHORT = 1000
 STEPS = 300  # of the encoder: with 150, email's AUC is .881 for .906; with 900 it is the same
 # more of them for the encoder of the whole history, which goes on from the one that the fusion was fitted with: one that starts
-# anew (300 steps) lies elsewhere, and owners' scores with it (browsing .858 for .863, share at p <= .01 1.7 % for 1.0 %)
+# anew (300 steps) lies elsewhere, and owners' scores with it (browsing: AUC .858 for .863, p <= .01 of 1.7 % for 1.0 %)
 STEPS_ON = 150
 ATTACKS_PER_SESSION, ENOUGH_ATTACKS = 3, 10_000  # simulated on the later part, the larger of the two; and again on young accounts
 ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time

@@ -23,7 +23,8 @@ def log_of(name: str) -> Path:
 @pytest.mark.parametrize(
     ("log", "bounds"),
     [
-        ("commands", {"auc": 0.970, "hit@1.0%": 0.60, "cost": 31.0}),
+        # costs of five seeds are 25.3 to 30.4, and arithmetic differs by processor
+        ("commands", {"auc": 0.970, "hit@1.0%": 0.60, "cost": 33.0}),
         ("browsing", {"auc": 0.830, "hit@5.0%": 0.30}),
         ("cards", {"auc": 0.965, "hit@1.0%": 0.82}),
     ],
