@@ -182,8 +182,8 @@ def _decide(
         limit, spells = budget.limit(watch) if pack.fusion else 0.0, 0
         p = calibration.corrected(raw[now], watch) if pack.fusion else raw[now]
         watched = tasks.end[now] >= pack.trusted_until  # what ended before is history, taken to be clean
-        for i, true, counts in zip(now.tolist(), p.tolist(), watched, strict=True):
-            verdict = judged.verdicts[i](p=float(f"{true:.6g}"))
+        for i, true, told, counts in zip(now.tolist(), p.tolist(), _digits(p).tolist(), watched, strict=True):
+            verdict = judged.verdicts[i](p=told)
             if closes[i]:
                 verdicts.append(verdict)
             alarms = raw[i] <= DETAILED and true <= (limit if closes[i] else limit / LOOKS_PER_SESSION)
@@ -272,7 +272,7 @@ def _judge_all(
             put(profiles, rows, waiting.taught(new, ended.user, len(pack.facets.number), partial(_lesson, pack, guidance)))
             changed[rows] = True
     whole = concluded(weighed, pack)
-    p = np.array([float(f"{x:.6g}") for x in whole.p.tolist()])
+    p = _digits(whole.p)
     strange = np.flatnonzero(p[by_rank] <= DETAILED if pack.fusion else np.zeros(len(tasks), bool))
     which = np.searchsorted(bounds, strange, side="right") - 1
     against = {
@@ -281,6 +281,11 @@ def _judge_all(
     }
     beliefs = np.round(weighed.belief, ROUND)
     return _Judged(verdicts_of(tasks, whole, pack), p, beliefs, embedding, against, quiet, profiles, changed)
+
+
+def _digits(p: np.ndarray) -> np.ndarray:
+    """(S,) p-values with the six digits that are kept of them."""
+    return np.array([float(f"{x:.6g}") for x in p.tolist()])
 
 
 def _looked_at(table: Sessions, pack: Pack) -> tuple[np.ndarray, np.ndarray]:
@@ -305,8 +310,8 @@ def relearnt(profile: Profiles, sessions: Sessions, pack: Pack, guidance: Mappin
 def again(table: Sessions, profile: Profiles, pack: Pack, watch: Watch, unfinished: bool) -> tuple[float, float]:
     """(score, p) of a (1) session against a (1) profile, as the day of `watch` has it: for what would have been otherwise."""
     opinion = concluded(weigh(table, profile, *_looked_at(table, pack), pack, np.array([unfinished])), pack)
-    (p,) = calibration.corrected(opinion.p, watch)
-    return float(np.round(np.round(opinion.evidence, ROUND).sum(), ROUND)), float(f"{p:.6g}")
+    (p,) = _digits(calibration.corrected(_digits(opinion.p), watch)).tolist()
+    return float(np.round(np.round(opinion.evidence, ROUND).sum(), ROUND)), p
 
 
 @dataclass(frozen=True)
