@@ -69,7 +69,7 @@ class _Model:
     population: Population
     model: encoder.Encoder
     shape: Shape
-    members: encoder.Members | None = None  # of the encoder, to go on from
+    members: encoder.Members  # of the encoder, to go on from
 
 
 def sessions_of(batch: Batch, facets: Facets, rules: SessionSettings) -> Sessions:

@@ -23,8 +23,7 @@ def log_of(name: str) -> Path:
 @pytest.mark.parametrize(
     ("log", "bounds"),
     [
-        # costs of five seeds are 25.3 to 30.4, and arithmetic differs by processor
-        ("commands", {"auc": 0.970, "hit@1.0%": 0.60, "cost": 33.0}),
+        ("commands", {"auc": 0.970, "hit@1.0%": 0.60, "cost": 31.0}),  # 28.6 to 30.4 by the processor's instruction set
         ("browsing", {"auc": 0.830, "hit@5.0%": 0.30}),
         ("cards", {"auc": 0.965, "hit@1.0%": 0.82}),
     ],
