@@ -151,7 +151,7 @@ class Desk:
             "verdicts": state.counters.get("verdicts", 0),
             "budget_a_day": engine.alerts_per_day,
             "alerts_a_day": round(calibration.alerts_a_day(state.watch), 3),
-            "limit": engine.limit(state.watch) if using is not None and using.fusion else 0.0,
+            "limit": engine.limit_now(state.watch) if using is not None and using.fusion else 0.0,
             "pack": None if using is None else _pack_row(using),
             "drift": None if drift is None else _drift_row(drift),
             "incidents": {s: sum(i.state == s for i in every) for s in life.STATES},

@@ -3,9 +3,11 @@
 The pack's p-values are right for the time it was trained on. Later, sessions that were not in doubt show how often p is really at
 most .05, .1, .2 and .3; a power law through these points carries the correction to smaller p (in the body thieves do not show, in
 the tail they would be taken for owners). The alarm limit follows the budget by feedback: after a day with too many
-alerts it falls, after one with too few it rises; and a day asks for what the four weeks before it lack (a PI controller).
+alerts it falls, after one with too few it rises; a day asks for what the four weeks before it lack (a PI controller); and once it
+has brought that, only what is much rarer alarms.
 
-All is counted by day (UTC) of the event clock, and a day is judged by the days before it: no cut of a batch and no restart shows.
+All is counted by day (UTC) of the event clock. What p and limit are on a day follows from the days before it, and what is left of a
+day from the alarms in the order of event time: no cut of a batch and no restart shows.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ PRIOR_SESSIONS = 200.0  # how many sessions the pack's own p-values are worth
 PRIOR_DAYS = 3.0  # how many days the pack's sessions a day are worth
 STEEPEST = 2.0  # of the power law, and its inverse the flattest
 GAIN = 0.2  # of a day's error that the logarithm of the limit takes up: it settles within a week
-SETTLED_IN, LEAST, MOST = 7.0, 0.25, 2.0  # days in which that happens; shares of the budget that a day may ask for
+SETTLED_IN, LEAST, MOST = 3.0, 0.1, 3.0  # days in which what is lacking is made up for; shares of the budget that a day may ask for
+SPENT = 10.0  # times rarer than before is what still alarms on a day that has brought what it asked for: a thief often is
 SPELL = 7 * DAY  # an account that alarms again within this is in the same trouble: one alert, however many sessions
 FARTHEST = 3.0  # nats that feedback may move the limit either way
 
@@ -36,13 +39,15 @@ class Watch(msgspec.Struct, frozen=True):
     spells: dict[str, float] = {}  # account -> when a session of it last alarmed
 
 
+NOTHING = [0] * (3 + len(BODY))  # what a day begins with
+
+
 @dataclass(frozen=True)
 class Seen:
     """What one day, or a part of it, adds. p as the pack has it."""
 
     p: np.ndarray  # (S,) of closed sessions
     clean: np.ndarray  # (S,) bool, not in doubt
-    alerts: int  # spells of trouble that began
 
 
 def turned(watch: Watch, day: int, per_day: float) -> Watch:
@@ -51,7 +56,7 @@ def turned(watch: Watch, day: int, per_day: float) -> Watch:
         return watch
     lean = watch.lean
     if watch.day in watch.days:
-        missed = wanted(watch, per_day) - watch.days[watch.day][-1]
+        missed = wanted(watch, per_day) - _brought(watch, watch.day, per_day)
         lean = float(np.clip(lean + GAIN * missed / per_day, -FARTHEST, FARTHEST))
     kept = {d: counts for d, counts in watch.days.items() if d >= day - KEPT_DAYS}
     return Watch(kept, day, lean, {user: time for user, time in watch.spells.items() if time >= day * DAY - SPELL})
@@ -59,20 +64,37 @@ def turned(watch: Watch, day: int, per_day: float) -> Watch:
 
 def wanted(watch: Watch, per_day: float) -> float:
     """How many alerts the watch's day should bring: what the last weeks lack, or had too many, is made up for within days."""
-    lacking = sum(per_day - counts[-1] for day, counts in watch.days.items() if day < watch.day)
+    lacking = sum(per_day - _brought(watch, day, per_day) for day in watch.days if day < watch.day)
     return float(np.clip(per_day + lacking / SETTLED_IN, LEAST * per_day, MOST * per_day))
 
 
-def spelled(watch: Watch, user: str, time: float) -> tuple[Watch, bool]:
-    """The watch after a session of the account alarmed; and whether a spell of trouble began, which is what counts as one alert."""
-    begins = time - watch.spells.get(user, -np.inf) > SPELL
-    return Watch(watch.days, watch.day, watch.lean, watch.spells | {user: time}), begins
+def _brought(watch: Watch, day: int, per_day: float) -> float:
+    """The alerts of a day, as far as later days must make up for them: a wave of takeovers must not silence the weeks after it."""
+    return min(watch.days[day][-1], MOST * (per_day + 1))
+
+
+def begins(watch: Watch, user: str, time: float) -> bool:
+    """Whether an alarm of the account would begin a spell of trouble, which is what counts as one alert."""
+    return time - watch.spells.get(user, -np.inf) > SPELL
+
+
+def rationed(limit: float, watch: Watch, per_day: float) -> float:
+    """The largest p that begins a spell now, on a day of this limit."""
+    brought = watch.days[watch.day][-1] if watch.day in watch.days else 0
+    return limit / SPENT if brought >= wanted(watch, per_day) else limit
+
+
+def spelled(watch: Watch, user: str, time: float) -> Watch:
+    """The watch after a session of the account alarmed."""
+    *counts, alerts = watch.days.get(watch.day, NOTHING)
+    days = watch.days | {watch.day: [*counts, alerts + begins(watch, user, time)]}
+    return Watch(days, watch.day, watch.lean, watch.spells | {user: time})
 
 
 def added(watch: Watch, seen: Seen) -> Watch:
     """The watch after more of its day."""
-    more = [len(seen.p), int(seen.clean.sum()), *(int((seen.p[seen.clean] <= x).sum()) for x in BODY), seen.alerts]
-    before = watch.days.get(watch.day, [0] * len(more))
+    more = [len(seen.p), int(seen.clean.sum()), *(int((seen.p[seen.clean] <= x).sum()) for x in BODY), 0]
+    before = watch.days.get(watch.day, NOTHING)
     return Watch(watch.days | {watch.day: [a + b for a, b in zip(before, more, strict=True)]}, watch.day, watch.lean, watch.spells)
 
 

@@ -95,9 +95,13 @@ class Engine:
         return wanted.per_day
 
     def limit(self, watch: calibration.Watch) -> float:
-        """The largest p that alarms on the watch's day."""
+        """The largest p that alarms on the watch's day, before that is spent."""
         sessions = calibration.sessions_a_day(watch, self.pack.sessions_per_day) if self.pack else 0.0
         return Policy(calibration.wanted(watch, self.alerts_per_day), sessions, watch.lean).threshold
+
+    def limit_now(self, watch: calibration.Watch) -> float:
+        """The largest p at which an account that is not in trouble alarms at this moment of the watch's day."""
+        return calibration.rationed(self.limit(watch), watch, self.alerts_per_day)
 
     def run(
         self, source: str, chunk: Chunk, now: float, *, idle: bool = False, drain: bool = False, looks: bool = True
@@ -193,7 +197,7 @@ class Engine:
             scores=np.array([v.score for v in verdicts]),
             ps=np.array([v.p for v in verdicts]),
             scoring_lags_s=np.array([max(now - v.end, 0) for v in verdicts]),
-            threshold=self.limit(state.watch) if pack is not None and pack.fusion else 0.0,
+            threshold=self.limit_now(state.watch) if pack is not None and pack.fusion else 0.0,
             alerts_a_day=calibration.alerts_a_day(state.watch),
             budget_a_day=self.alerts_per_day,
             alerts=dict(Counter(a.severity for a in changed.alerts)),
@@ -267,9 +271,12 @@ class Engine:
 
         part = self.casework.take(outcome, records, pack, clock, self.state.audit, now, events)
         sessions = calibration.sessions_a_day(outcome.watch, pack.sessions_per_day)
-        limit, nominal = self.limit(outcome.watch), Policy(self.alerts_per_day, sessions).threshold
+        limit, nominal = self.limit_now(outcome.watch), Policy(self.alerts_per_day, sessions).threshold
+        alarmed = {(a.verdict.user, a.verdict.session, a.verdict.start) for a in outcome.alarming}
         over = Counter(
-            str(np.datetime64(int(v.end // 86400), "D")) for v in outcome.verdicts if pack.fusion and limit < v.p <= nominal
+            str(np.datetime64(int(v.end // 86400), "D"))
+            for v in outcome.verdicts
+            if pack.fusion and limit < v.p <= nominal and (v.user, v.session, v.start) not in alarmed
         )
         held = dict(part.changes.held) | {(day, "over_budget"): n for day, n in over.items()}
         return replace(part, changes=replace(part.changes, held=held))

@@ -59,7 +59,7 @@ class Alarming:
 
     verdict: Verdict
     open: bool
-    limit: float  # the largest p that alarmed then
+    limit: float  # the largest p that alarms on its day, before the day is spent
     session: Sessions  # (1)
     profile: Profiles  # (1), as it was judged against
     embedding: np.ndarray  # (D,) of the session
@@ -169,6 +169,8 @@ def _decide(
 ) -> tuple[list[Verdict], dict[int, Alarming], list[float], Watch]:
     """Verdicts of closed sessions and what alarms by session, day after day: p and limit of a day follow from the days before it.
 
+    An account that is in trouble already takes nothing of what the day asked for.
+
     times: the event time of each task, or when its session had been silent for long enough: the same live and in replay.
     """
     raw = judged.p
@@ -179,25 +181,28 @@ def _decide(
     for today in np.unique(day):
         now = order[day[order] == today]
         watch = calibration.turned(watch, int(today), budget.per_day)
-        limit, spells = budget.limit(watch) if pack.fusion else 0.0, 0
+        limit = budget.limit(watch) if pack.fusion else 0.0
         p = calibration.corrected(raw[now], watch) if pack.fusion else raw[now]
         watched = tasks.end[now] >= pack.trusted_until  # what ended before is history, taken to be clean
-        for i, true, told, counts in zip(now.tolist(), p.tolist(), _digits(p).tolist(), watched, strict=True):
-            verdict = judged.verdicts[i](p=told)
-            if closes[i]:
-                verdicts.append(verdict)
-            alarms = raw[i] <= DETAILED and true <= (limit if closes[i] else limit / LOOKS_PER_SESSION)
-            if alarms and counts and judged.quiet[i]:
-                quiet.append(float(times[i]))
-            elif alarms and counts and not alerted[owner[i]]:
+        told, chance = _digits(p), np.where(closes[now], 1.0, LOOKS_PER_SESSION)
+        verdicts += [judged.verdicts[i](p=x) for i, x in zip(now.tolist(), told.tolist(), strict=True) if closes[i]]
+        may = np.flatnonzero((raw[now] <= DETAILED) & (p * chance <= limit) & watched)
+        for k in may[np.lexsort((closes[now[may]], times[now[may]]))].tolist():  # by event time, so that no cut of a batch shows
+            i = int(now[k])
+            verdict, time = judged.verdicts[i](p=float(told[k])), float(times[i])
+            begins = calibration.begins(watch, verdict.user, time)
+            if begins and p[k] * chance[k] > calibration.rationed(limit, watch, budget.per_day):
+                continue
+            if judged.quiet[i]:
+                quiet.append(time)
+            elif not alerted[owner[i]]:
                 one = np.array([i])
                 found = Alarming(verdict, not closes[i], limit, take(tasks, one), judged.against[i], judged.embedding[i], watch)
                 if first.setdefault(int(owner[i]), found) is found:
-                    watch, begins = calibration.spelled(watch, verdict.user, float(times[i]))
-                    spells += begins
+                    watch = calibration.spelled(watch, verdict.user, time)
         ended = now[watched & closes[now]]
         if pack.fusion and watched.any():
-            watch = calibration.added(watch, calibration.Seen(raw[ended], judged.belief[ended] < belief.DOUBTED, spells))
+            watch = calibration.added(watch, calibration.Seen(raw[ended], judged.belief[ended] < belief.DOUBTED))
     return verdicts, first, quiet, watch
 
 

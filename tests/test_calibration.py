@@ -7,7 +7,20 @@ import pytest
 
 from alerts.policy import Policy
 from detector import calibration
-from detector.calibration import Seen, Watch, added, alerts_a_day, corrected, sessions_a_day, turned, wanted
+from detector.calibration import (
+    DAY,
+    SPENT,
+    Seen,
+    Watch,
+    added,
+    alerts_a_day,
+    corrected,
+    rationed,
+    sessions_a_day,
+    spelled,
+    turned,
+    wanted,
+)
 
 PER_DAY = 5.0
 
@@ -16,8 +29,16 @@ def after(days: int, p: np.ndarray, alerts: int = 5, clean: float = 1.0) -> Watc
     """The watch after some days, each with the same p-values."""
     watch = Watch()
     for day in range(days):
-        watch = added(turned(watch, day, PER_DAY), Seen(p, np.arange(len(p)) < clean * len(p), alerts))
+        watch = added(turned(watch, day, PER_DAY), Seen(p, np.arange(len(p)) < clean * len(p)))
+        watch = alarmed(watch, alerts)
     return turned(watch, days, PER_DAY)
+
+
+def alarmed(watch: Watch, alerts: int) -> Watch:
+    """The watch after so many accounts more have alarmed."""
+    for _ in range(alerts):
+        watch = spelled(watch, f"u{len(watch.spells)} of {watch.day}", watch.day * DAY)
+    return watch
 
 
 def test_without_experience_p_is_what_the_pack_says() -> None:
@@ -49,15 +70,15 @@ def test_sessions_in_doubt_do_not_make_thieves_usual() -> None:
     clean = np.r_[np.ones(1000, bool), np.zeros(50, bool)]
     watch = Watch()
     for day in range(20):
-        watch = added(turned(watch, day, PER_DAY), Seen(np.r_[uniform, thieves], clean, 5))
+        watch = added(turned(watch, day, PER_DAY), Seen(np.r_[uniform, thieves], clean))
     assert corrected(np.array([0.001]), turned(watch, 20, PER_DAY)) == pytest.approx(0.001, rel=0.15)
 
 
 def test_a_day_is_judged_by_the_days_before_it_however_it_is_cut() -> None:
     p = np.random.default_rng(1).random(100)
     before = after(3, p)
-    whole = added(before, Seen(p, p > 0, 7))
-    parts = added(added(before, Seen(p[:30], p[:30] > 0, 2)), Seen(p[30:], p[30:] > 0, 5))
+    whole = alarmed(added(before, Seen(p, p > 0)), 7)
+    parts = alarmed(added(alarmed(added(before, Seen(p[:30], p[:30] > 0)), 2), Seen(p[30:], p[30:] > 0)), 5)
     assert whole == parts
     assert (corrected(p, whole) == corrected(p, before)).all()
     assert turned(whole, 4, PER_DAY) == turned(parts, 4, PER_DAY)
@@ -68,20 +89,44 @@ def test_sessions_a_day_go_over_from_what_the_pack_saw_to_what_is_seen() -> None
     assert sessions_a_day(after(28, np.ones(300)), 70.0) == pytest.approx(300, rel=0.2)
 
 
+@pytest.mark.parametrize("per_day", [1.0, 5.0])
 @pytest.mark.parametrize("wrong", [0.4, 1.0, 3.0])
-def test_the_budget_is_held_over_28_days_though_p_be_wrong_by_a_factor(wrong: float) -> None:
+def test_the_budget_is_held_over_28_days_though_p_be_wrong_by_a_factor(wrong: float, per_day: float) -> None:
     rng = np.random.default_rng(2)
     watch = Watch()
-    raised = []
     for day in range(80):
-        watch = turned(watch, day, PER_DAY)
-        limit = Policy(wanted(watch, PER_DAY), sessions_a_day(watch, 1000.0), watch.lean).threshold
-        alerts = int((rng.random(1000) * wrong <= limit).sum())
-        raised.append(alerts)
-        watch = added(watch, Seen(np.linspace(0.001, 1, 1000), np.ones(1000, bool), alerts))
-    for first in (24, 38, 52):
-        assert np.mean(raised[first : first + 28]) == pytest.approx(PER_DAY, rel=0.10)
-    assert alerts_a_day(watch) == pytest.approx(np.mean(raised[-29:-1]), rel=0.05)
+        watch = turned(watch, day, per_day)
+        limit = Policy(wanted(watch, per_day), sessions_a_day(watch, 1000.0), watch.lean).threshold
+        for user, p in enumerate((rng.random(1000) * wrong).tolist()):
+            if p <= rationed(limit, watch, per_day):
+                watch = spelled(watch, f"u{user} of {day}", day * DAY)
+        watch = added(watch, Seen(np.linspace(0.001, 1, 1000), np.ones(1000, bool)))
+        if day >= 52 and (day - 52) % 14 == 0:
+            assert alerts_a_day(turned(watch, day + 1, per_day)) == pytest.approx(per_day, rel=0.10)
+
+
+def test_a_day_that_has_brought_what_it_asked_for_lets_only_what_is_much_rarer_alarm() -> None:
+    fresh = turned(after(28, np.ones(10)), 28, PER_DAY)
+    assert wanted(fresh, PER_DAY) == PER_DAY
+    assert rationed(0.01, alarmed(fresh, 4), PER_DAY) == 0.01
+    assert rationed(0.01, alarmed(fresh, 5), PER_DAY) == rationed(0.01, alarmed(fresh, 50), PER_DAY) == 0.01 / SPENT
+    assert rationed(0.01, turned(alarmed(fresh, 5), 29, PER_DAY), PER_DAY) == 0.01
+
+
+def test_a_wave_of_takeovers_does_not_silence_the_weeks_after_it() -> None:
+    wave = alarmed(added(turned(after(28, np.ones(10)), 28, PER_DAY), Seen(np.ones(10), np.ones(10, bool))), 200)
+    for day in range(29, 34):
+        wave = added(turned(wave, day, PER_DAY), Seen(np.ones(10), np.ones(10, bool)))
+    assert wanted(wave, PER_DAY) >= PER_DAY
+    assert wave.lean >= -0.2
+
+
+def test_an_account_that_alarms_again_within_a_week_counts_once() -> None:
+    watch = turned(Watch(), 10, PER_DAY)
+    for days in (0, 1, 6, 12):
+        watch = spelled(watch, "ann", (10 + days) * DAY)
+    assert watch.days[10][-1] == 1
+    assert spelled(watch, "ann", 30 * DAY).days[10][-1] == 2
 
 
 def test_a_watch_forgets_what_is_older_than_four_weeks() -> None:
@@ -96,7 +141,7 @@ def test_days_without_sessions_do_not_raise_the_limit() -> None:
 def test_a_day_asks_for_what_the_weeks_before_lack_within_bounds() -> None:
     p = np.ones(10)
     assert wanted(after(28, p, 5), PER_DAY) == PER_DAY
-    assert wanted(after(7, p, 4), PER_DAY) == pytest.approx(PER_DAY + 1)
-    assert wanted(after(7, p, 6), PER_DAY) == pytest.approx(PER_DAY - 1)
+    assert wanted(after(3, p, 4), PER_DAY) == pytest.approx(PER_DAY + 1)
+    assert wanted(after(3, p, 6), PER_DAY) == pytest.approx(PER_DAY - 1)
     assert wanted(after(28, p, 0), PER_DAY) == calibration.MOST * PER_DAY
     assert wanted(after(28, p, 50), PER_DAY) == calibration.LEAST * PER_DAY
