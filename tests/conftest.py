@@ -20,6 +20,8 @@ SLOWEST = (
     "test_real_run",
     "test_browser",
     "test_api",
+    "test_app",
+    "test_demo",
 )  # begun first, so that two workers end together
 
 
