@@ -2,9 +2,9 @@
 
 The alert budget: a verdict's p is the share of owners' sessions that look at least as strange, so of `sessions_per_day` sessions of
 owners, `sessions_per_day · p` a day fall at or below p. An alert is raised at p ≤ per_day / sessions_per_day, which spends the
-budget and no more where p is calibrated, times what the alerts of the last days ask for, and less once the day has brought that (detector.calibration); never at p above
-0.05, however quiet the log, since a session as strange as that of one owner in twenty is no alarm; and at p ≤ 0.001 where nobody
-knows yet how many sessions a day there are.
+budget and no more where p is calibrated, times what the alerts of the last days ask for, and less once the day has brought that
+(detector.calibration); never at p above 0.05, however quiet the log, since a session as strange as that of one owner in twenty
+is no alarm; and at p ≤ 0.001 where nobody knows yet how many sessions a day there are.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Metrics:
         self.reloads = counter("settings_reloads", "SIGHUPs, by whether the settings were taken", "outcome")
         self.alert_budget = gauge("alert_budget_per_day", "Alerts a day that the settings ask for")
         self.alert_rate = gauge("alerts_per_day", "Alerts a day, the mean of at most the last 28 days of the event clock")
-        self.alarm_p = gauge("alarm_p_value", "The p-value at which a session of an account without an alarm in the last week alarms now")
+        self.alarm_p = gauge("alarm_p_value", "The p-value at which an account without an alarm in the last week alarms now")
         Info("unlike_build", "This program", registry=registry).info({"version": __version__})
         for series, label in (
             (self.alerts, SEVERITIES),
