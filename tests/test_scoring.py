@@ -69,6 +69,14 @@ def test_replay_in_any_batches_gives_the_same_verdicts_alarms_and_profiles(log: 
     assert all(np.array_equal(getattr(got[2], f.name), getattr(expected[2], f.name)) for f in fields(Profiles))
 
 
+def test_what_is_left_of_a_day_does_not_depend_on_how_the_log_is_cut(log: Batch, trained: Pack) -> None:
+    scarce = Budget(0.1, lambda _: 0.05)
+    expected, got = run(log, trained, 100_000, budget=scarce), run(log, trained, 37, budget=scarce)
+    assert shown(got[1], trained) == shown(expected[1], trained)
+    assert got[3].days == expected[3].days
+    assert 0 < len(expected[1]) < len(run(log, trained, 100_000)[1])
+
+
 def test_any_split_of_the_accounts_gives_the_same_verdicts_and_counts_that_add_up(log: Batch, trained: Pack) -> None:
     """Only p looks at all accounts: by the counts of earlier days, which partitions add up."""
     whole = run(log, trained, 200)
