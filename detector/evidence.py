@@ -3,7 +3,9 @@
 * text facet: the owner's values follow a Pitman-Yor predictive (Teh 2006) whose base is a mixture of peers (the ratio: Freeman
   2016); somebody else is one of the other peers. Values count by the square root of how often they occur.
 * rate of a text facet: the same per value, against the crowd of the other peers: a long session of habits no longer outweighs
-  what is foreign in it, and a short one is as strange as its values are.
+  what is foreign in it, and a short one is as strange as its values are. That of `pair` is what the order adds to its values: it
+  is high where what is usual comes in an order that is not, as when a thief copies what the owner does.
+* extreme of a text facet: the same of its strangest value. A single one may give a session away whose others are usual.
 * number: marginal likelihood of the session's numbers under the owner's normal-inverse-gamma posterior against the population's
   prior (Murphy 2007), and for the extremes the tail of the owner's predictive Student-t.
 * embedding: distance to the nearest remembered sessions against what strangers' sessions have; distance to the long-term embedding.
@@ -21,13 +23,14 @@ from functools import cached_property
 import numpy as np
 from scipy import special, stats
 
+from detector.facets import Facets
 from detector.profiles import Profiles, lookup
 from detector.sessions import Sessions, weighted_sums, with_volume
 
 EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
 EMBEDDING_SCALE = 10.0  # nats per unit of likeness; calibration takes out what it is, but for the softness of `peers`
-RATE = ":rate"
-DERIVED = ("pace", "volume")  # the last numbers; extremes of theirs only repeated what the bulk says
+RATE, EXTREME = ":rate", ":extreme"
+DERIVED = ("hour", "pair", "pace", "volume")  # extremes of theirs only repeated what the whole says
 NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
 COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)
 PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
@@ -79,8 +82,9 @@ def channel_names(text: tuple[str, ...], number: tuple[str, ...]) -> tuple[str, 
     return (
         *text,
         *(f"{t}{RATE}" for t in text),
+        *(f"{t}{EXTREME}" for t in text if t not in DERIVED),
         *number,
-        *(f"{n}:extreme" for n in number if n not in DERIVED),
+        *(f"{n}{EXTREME}" for n in number if n not in DERIVED),
         *EMBEDDING_CHANNELS,
     )
 
@@ -104,16 +108,23 @@ def vocabulary_row(table: Sessions, population: Population) -> np.ndarray:
 
 
 def channels(
-    table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, population: Population, number: tuple[str, ...]
+    table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, population: Population, facets: Facets
 ) -> np.ndarray:
     """(S, C) nats of each session against its profile (row by row), in the order of `channel_names`.
 
-    embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`; number: the names of the (N) numbers but volume.
+    embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`.
     """
+    whole, rate, extreme = text_channels(table, profiles, peers, population)
+    if "pair" in facets.text:
+        pair, values = facets.text.index("pair"), facets.text.index(facets.paired)
+        rate[:, pair] -= np.where(rate[:, pair] != 0, rate[:, values], 0.0)
+    text, number = ([n for n, name in enumerate(names) if name not in DERIVED] for names in (facets.text, facets.number))
     return np.concatenate(
         [
-            *text_channels(table, profiles, peers, population),
-            *number_channels(table, profiles, population, [n for n, name in enumerate(number) if name not in DERIVED]),
+            whole,
+            rate,
+            extreme[:, text],
+            *number_channels(table, profiles, population, number),
             embedding_channels(profiles, embedding, population),
         ],
         axis=1,
@@ -131,8 +142,10 @@ def log_sum_exp(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.exp(x - top[..., None]).sum(axis=-1)) + top)
 
 
-def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population) -> tuple[np.ndarray, np.ndarray]:
-    """(S, F) nats of all values of a facet, and (S, F) nats per value."""
+def text_channels(
+    table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(S, F) nats of all values of a facet, (S, F) nats per value, and (S, F) nats of the strangest value."""
     sessions, facets, members = peers.shape
     weight = peer_weights(profiles.affinity)  # (S, J)
     row, facet = table.row, table.facet
@@ -150,9 +163,14 @@ def text_channels(table: Sessions, profiles: Profiles, peers: np.ndarray, popula
     others = np.log(np.maximum(1 - weight, 1e-6) / max(members - 1, 1))  # (S, J)
     other = log_sum_exp(peers + others[:, None, :])  # (S, F)
     crowd = (members * everybody - own_peers) / (members - 1) if members > 1 else everybody  # (T,)
-    ratio = by_facet(damped * (np.log(np.maximum(crowd, 1e-12)) - log_theta)) / np.maximum(by_facet(damped), 1e-9)
-    known = (profiles.total > 0) & (np.bincount(cell, minlength=sessions * facets).reshape(sessions, facets) > 0)
-    return np.where(known, other - by_facet(damped * log_theta), 0.0), np.where(known, ratio, 0.0)
+    each = np.log(np.maximum(crowd, 1e-12)) - log_theta
+    ratio = by_facet(damped * each) / np.maximum(by_facet(damped), 1e-9)
+    strangest = np.full(sessions * facets, -np.inf)
+    np.maximum.at(strangest, cell, each)
+    known = (profiles.total > 0) & np.isfinite(strangest).reshape(sessions, facets)
+    nats = other - by_facet(damped * log_theta), ratio, strangest.reshape(sessions, facets)
+    whole, rate, extreme = (np.where(known, x, 0.0) for x in nats)
+    return whole, rate, extreme
 
 
 def shares_of(table: Sessions, weight: np.ndarray, population: Population) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 from detector import belief, calibration, facets, fusion, waiting
 from detector.calibration import Watch
 from detector.encoder import encode, measures
-from detector.evidence import channels, peer_log_likelihood, posterior
+from detector.evidence import EXTREME, RATE, channels, peer_log_likelihood, posterior
 from detector.guidance import NOBODY, OWNER, STRANGER, UNSAID, Guidance, covered, exempt, lessons
 from detector.pack import Pack
 from detector.profiles import Profiles, learn, put
@@ -355,7 +355,7 @@ def weigh(
     That a session which goes on is shorter than usual says nothing: its volume counts only once it is above the owner's usual, and
     its context is that of a session of usual length.
     """
-    nats = channels(table, profiles, embedding, peers, pack.population, pack.facets.number)
+    nats = channels(table, profiles, embedding, peers, pack.population, pack.facets)
     usual = np.exp(posterior(profiles.number, pack.population)[0][:, -1])  # (S,) events
     short = unfinished & (table.events < usual)
     nats[short, pack.channels.index("volume")] = SILENT
@@ -384,14 +384,24 @@ def concluded(weighed: Weighed, pack: Pack) -> Opinion:
 
 
 def by_facet(parts: np.ndarray, pack: Pack) -> np.ndarray:
-    """(S, R) parts as people are told of them, of (S, C) parts by channel: both looks at a text facet are one."""
-    text = len(pack.facets.text)
-    return np.concatenate([parts[:, :text] + parts[:, text : 2 * text], parts[:, 2 * text :]], axis=1)
+    """(S, R) parts as people are told of them, of (S, C) parts by channel: all looks at a text facet are one."""
+    told = _told(pack)
+    names = list(dict.fromkeys(told))
+    out = np.zeros((len(parts), len(names)))
+    for c, name in enumerate(told):
+        out[:, names.index(name)] += parts[:, c]
+    return out
+
+
+def _told(pack: Pack) -> list[str]:
+    """What people are told of each of the C channels."""
+    whole = {name + look: name for name in pack.facets.text for look in (RATE, EXTREME)}
+    return [whole.get(name, name) for name in pack.channels]
 
 
 def verdicts_of(table: Sessions, opinion: Opinion, pack: Pack) -> list[Callable[..., Verdict]]:
     """One verdict per session, but for its p; numbers rounded so that the parts still sum to the score."""
-    names = (*pack.facets.text, *pack.channels[2 * len(pack.facets.text) :], "belief")
+    names = (*dict.fromkeys(_told(pack)), "belief")
     parts = np.round(opinion.evidence, ROUND)
     score = np.round(parts.sum(axis=1), ROUND)
     known, trust = opinion.history, belief.trust(opinion.history)

@@ -443,7 +443,7 @@ def _walk(
         now = by_rank[low:high]
         some, mine = take(table, now), take_profiles(profiles, account[now])
         peers = peer_log_likelihood(some, model.population, model.shape.facets)
-        nats[now] = channels(some, mine, embedding[now], peers, model.population, model.facets.number)
+        nats[now] = channels(some, mine, embedding[now], peers, model.population, model.facets)
         history[now] = mine.history
         if attacks_rng is not None:
             again = np.tile(np.arange(len(now)), max(ATTACKS_PER_SESSION, -(-ENOUGH_ATTACKS // len(table))))
@@ -485,7 +485,7 @@ def _attack(
     measured = encoder.measures(stolen, model.population.centre, model.population.spread)
     peers = peer_log_likelihood(stolen, model.population, model.shape.facets)
     embedding = encoder.encode(model.model, stolen, measured)
-    nats = channels(stolen, mine, embedding, peers, model.population, model.facets.number)
+    nats = channels(stolen, mine, embedding, peers, model.population, model.facets)
     return nats, mine.history, stolen.events, kind[valid]
 
 
@@ -568,7 +568,7 @@ def _labelled(model: _Model, said: _Said, owner: bool, users: np.ndarray, warm: 
     some, mine = take(said.table, rows), take_profiles(warm, at[rows])
     measured = encoder.measures(some, model.population.centre, model.population.spread)
     peers = peer_log_likelihood(some, model.population, model.shape.facets)
-    nats = channels(some, mine, encoder.encode(model.model, some, measured), peers, model.population, model.facets.number)
+    nats = channels(some, mine, encoder.encode(model.model, some, measured), peers, model.population, model.facets)
     return _Sample(nats, mine.history, some.events, np.empty(0), np.empty(0)), said.weight[rows]
 
 

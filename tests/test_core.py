@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import attacks, belief, encoder, evidence, fusion, guidance, outliers, profiles, training
+from detector import attacks, belief, encoder, evidence, fusion, guidance, outliers, profiles, scoring, training
 from detector.errors import PackError, StoreDamagedError
 from detector.pack import Pack, load, save
 from detector.sessions import Sessions, take
@@ -37,7 +37,7 @@ def channels_of(table: Sessions, known: profiles.Profiles, trained: Pack) -> np.
     measured = encoder.measures(table, trained.population.centre, trained.population.spread)
     peers = evidence.peer_log_likelihood(table, trained.population, trained.shape.facets)
     return evidence.channels(
-        table, known, encoder.encode(trained.encoder, table, measured), peers, trained.population, trained.facets.number
+        table, known, encoder.encode(trained.encoder, table, measured), peers, trained.population, trained.facets
     )
 
 
@@ -248,6 +248,49 @@ def test_a_long_session_of_habits_does_not_outweigh_what_is_foreign_in_it(traine
     longer = replace(table, count=table.count * 9)
     assert (strange > usual).all()
     assert np.allclose(channels_of(longer, known, trained)[:, n], usual)
+
+
+def test_one_foreign_value_among_habits_is_seen_however_many_habits_there_are(trained: Pack) -> None:
+    def nats(*devices: str) -> dict[str, float]:
+        rows: list[dict[str, object]] = [{"time": i, "user": "u00", "page": "p1", "device": d} for i, d in enumerate(devices)]
+        table = training.sessions_of(batch_of(rows), trained.facets, SessionSettings())
+        return dict(zip(trained.channels, channels_of(table, known, trained)[0].tolist(), strict=True))
+
+    habit: list[dict[str, object]] = [{"time": i, "user": "u00", "page": "p1", "device": "pc-0"} for i in range(6)]
+    known = learnt(training.sessions_of(batch_of(habit), trained.facets, SessionSettings()), trained, 5)
+    extreme, rate = f"device{evidence.EXTREME}", f"device{evidence.RATE}"
+    usual, strange, longer = nats(*["pc-0"] * 6), nats(*["pc-0"] * 5, "pc-1"), nats(*["pc-0"] * 500, "pc-1")
+    assert strange[extreme] > 0 > usual[extreme]
+    assert longer[extreme] == strange[extreme]
+    assert strange[rate] > longer[rate]
+    assert not {f"{name}{evidence.EXTREME}" for name in ("hour", "pair")} & {*trained.channels}
+
+
+def test_what_an_order_says_is_what_its_values_do_not_say_already(trained: Pack, history: Sessions) -> None:
+    table = take(history, np.flatnonzero(history.events >= 4)[:30])
+    value, pair = (trained.facets.text.index(name) for name in (trained.facets.paired, "pair"))
+    known, order = learnt(table, trained, 5), trained.channels.index(f"pair{evidence.RATE}")
+
+    def changed(*which: int) -> Sessions:
+        return replace(table, key=np.where(np.isin(table.facet, which), table.key ^ np.uint32(0x5A5A), table.key))
+
+    usual, torn, foreign = (channels_of(t, known, trained)[:, order] for t in (table, changed(pair), changed(value, pair)))
+    assert (torn > usual).mean() > 0.8
+    assert (torn > foreign).mean() > 0.8  # of somebody else's values it is no surprise that they come in another order
+    peers = evidence.peer_log_likelihood(changed(value, pair), trained.population, trained.shape.facets)
+    plain = evidence.text_channels(changed(value, pair), known, peers, trained.population)[1]
+    assert np.allclose(foreign, plain[:, pair] - plain[:, value])
+
+
+def test_people_are_told_all_looks_at_a_text_facet_as_one(trained: Pack) -> None:
+    parts = np.random.default_rng(0).exponential(size=(5, len(trained.channels)))
+    told = scoring.by_facet(parts, trained)
+    page = [c for c, name in enumerate(trained.channels) if name in ("page", f"page{evidence.RATE}", f"page{evidence.EXTREME}")]
+    amount = trained.channels.index(f"amount{evidence.EXTREME}")
+    assert np.allclose(told.sum(axis=1), parts.sum(axis=1))
+    assert np.allclose(told[:, trained.facets.text.index("page")], parts[:, page].sum(axis=1))
+    assert len(page) == 3
+    assert np.isclose(told, parts[:, [amount]]).any(axis=1).all()  # two looks at a number stay two
 
 
 def test_contributions_sum_to_the_strangeness() -> None:

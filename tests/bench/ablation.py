@@ -15,8 +15,9 @@ from unittest import mock
 
 import numpy as np
 
-from detector import attacks, belief, fusion, scoring, training
-from detector.evidence import EMBEDDING_CHANNELS, RATE, channel_names, channels
+from detector import attacks, belief, encoder, fusion, scoring, training
+from detector.evidence import EMBEDDING_CHANNELS, EXTREME, RATE, channel_names, channels
+from detector.facets import Facets
 from detector.history import concat
 from detector.settings import SourceSettings, load
 from detector.sources import read_all
@@ -26,17 +27,13 @@ from tests.bench.robustness import BATCH, area, hit, judge, windows_of
 Patch = AbstractContextManager[Any]
 
 
-def without(names: tuple[str, ...]) -> list[Patch]:
-    """The channels silent, in training and in judging."""
+def without(silent: Callable[[str, Facets], bool]) -> list[Patch]:
+    """Some channels silent, in training and in judging."""
 
     def silenced(*given: Any) -> np.ndarray:
-        nats = channels(*given)
-        text = len(given[4].discount)
-        every = channel_names(tuple(f"text {f}" for f in range(text)), (*given[5], "volume"))
-        keep = [
-            not (name in names or name.removesuffix(RATE) in names or (name.endswith(RATE) and RATE in names)) for name in every
-        ]
-        return nats * np.array(keep)
+        looks = given[5]
+        keep = [not silent(name, looks) for name in channel_names(looks.text, (*looks.number, "volume"))]
+        return channels(*given) * np.array(keep)
 
     return [mock.patch.object(module, "channels", silenced) for module in (training, scoring)]
 
@@ -64,11 +61,14 @@ def everything_taught(doubt: np.ndarray, history: np.ndarray, unlearnt: np.ndarr
 
 IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "all of it": list,
-    "no torch embedding": lambda: without(EMBEDDING_CHANNELS),
+    "no torch embedding": lambda: without(lambda name, _: name in EMBEDDING_CHANNELS),
     "no boosting": lambda: opinions(False, True, True),
     "no PyOD forest": lambda: opinions(True, False, True),
     "no plain sum": lambda: opinions(True, True, False),
-    "no evidence per value": lambda: without((RATE,)),
+    "one encoder, not four merged": lambda: [mock.patch.object(encoder, "MEMBERS", 1)],
+    "no evidence per value": lambda: without(lambda name, _: name.endswith(RATE)),
+    "no strangest value": lambda: without(lambda name, looks: name.removesuffix(EXTREME) in {*looks.text} - {name}),
+    "no order beside its values": lambda: without(lambda name, _: name == f"pair{RATE}"),
     "belief fed by the boosting alone": lambda: [
         mock.patch.object(fusion, "LLR_ODDS", 1.5),
         mock.patch.object(fusion, "LLR_HEARD", 0.0),
@@ -90,10 +90,9 @@ def main() -> None:
         source = [str(SHARED / "data" / log / "events.jsonl.gz")]
         batch = concat([c.batch for c in read_all(source, SourceSettings(), settings.events, BATCH, time.time())])
         found = training.find_facets(batch, settings.attributes)
-        texts = {f"no {name}": (lambda f=f: without((f"text {f}",))) for f, name in enumerate(found.text)}
-        others = channel_names((), (*found.number, "volume"))
-        rest = {f"no {name}": (lambda name=name: without((name,))) for name in others}
-        for title, patches in (IDEAS | texts | rest).items():
+        looked_at = (*found.text, *found.number, "volume", *EMBEDDING_CHANNELS)
+        facets = {f"no {of}": (lambda of=of: without(lambda name, _: name in (of, of + RATE, of + EXTREME))) for of in looked_at}
+        for title, patches in (IDEAS | facets).items():
             with ExitStack() as stack:
                 for patch in patches():
                     stack.enter_context(patch)

@@ -102,7 +102,7 @@ def judge(batch: Batch, log: str, settings: Settings, windows: Windows) -> Judge
     def recording(
         table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, pack: Pack, unfinished: np.ndarray
     ) -> scoring.Weighed:
-        found = channels(table, profiles, embedding, peers, pack.population, pack.facets.number)
+        found = channels(table, profiles, embedding, peers, pack.population, pack.facets)
         nats.update(zip(zip(table.user, table.name, table.start.tolist(), strict=True), found, strict=True))
         return plain(table, profiles, embedding, peers, pack, unfinished)
 
