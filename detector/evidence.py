@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from scipy import special, stats
 
-from detector.facets import Facets
 from detector.profiles import Profiles, lookup
 from detector.sessions import Sessions, weighted_sums, with_volume
 
@@ -35,6 +35,22 @@ NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
 COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)
 PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
 EXTREME_CEILING = 30.0  # nats; beyond it a tail of a fitted curve says nothing
+
+
+class Looks(Protocol):
+    """What is looked at (see `facets.Facets`)."""
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The F text facets."""
+
+    @property
+    def number(self) -> tuple[str, ...]:
+        """The N numbers, but for the volume."""
+
+    @property
+    def paired(self) -> str:
+        """The text facet whose successive values form `pair`."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +124,17 @@ def vocabulary_row(table: Sessions, population: Population) -> np.ndarray:
 
 
 def channels(
-    table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, population: Population, facets: Facets
+    table: Sessions, profiles: Profiles, embedding: np.ndarray, peers: np.ndarray, population: Population, looks: Looks
 ) -> np.ndarray:
     """(S, C) nats of each session against its profile (row by row), in the order of `channel_names`.
 
     embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`.
     """
     whole, rate, extreme = text_channels(table, profiles, peers, population)
-    if "pair" in facets.text:
-        pair, values = facets.text.index("pair"), facets.text.index(facets.paired)
+    if "pair" in looks.text:
+        pair, values = looks.text.index("pair"), looks.text.index(looks.paired)
         rate[:, pair] -= np.where(rate[:, pair] != 0, rate[:, values], 0.0)
-    text, number = ([n for n, name in enumerate(names) if name not in DERIVED] for names in (facets.text, facets.number))
+    text, number = ([n for n, name in enumerate(names) if name not in DERIVED] for names in (looks.text, looks.number))
     return np.concatenate(
         [
             whole,
