@@ -8,8 +8,8 @@
 
 A channel is relevant as far as it alone catches simulated takeovers at few false alarms. strangeness = the e of the three opinions
 added up. Belief is fed by boosting and sum alike, shifted so that over owners' sessions the mean likelihood ratio is 1, which a
-likelihood ratio must have. With the boosting alone takeovers are learnt from that the sum sees: over four seeds commands' AUC is .976
-for .979, its cost the same.
+likelihood ratio must have. With the boosting alone takeovers are learnt from that the sum sees: over four seeds commands' AUC is
+.976 for .979, its cost the same.
 
 Axes: S sessions, C channels, M maturity bins, Q quantiles.
 """
