@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from detector.belief import DOUBTED
+
 BODY = np.array([0.05, 0.1, 0.2, 0.3])  # where p is compared with how often it comes
 DAY = 86400.0
 KEPT_DAYS, HALF_LIFE_DAYS = 28, 14.0
@@ -25,6 +27,7 @@ PRIOR_DAYS = 3.0  # how many days the pack's sessions a day are worth
 STEEPEST = 2.0  # of the power law, and its inverse the flattest
 GAIN = 0.2  # of a day's error that the logarithm of the limit takes up: it settles within a week
 SETTLED_IN, LEAST, MOST = 3.0, 0.1, 3.0  # days in which what is lacking is made up for; shares of the budget that a day may ask for
+STRIKING, LEAST_P = 0.1, 1e-12  # p from which a session is an owner's as likely as any other; smaller ones tell no more
 SPENT = 10.0  # times rarer than before is what still alarms on a day that has brought what it asked for: a thief often is
 SPELL = 7 * DAY  # an account that alarms again within this is in the same trouble: one alert, however many sessions
 FARTHEST = 3.0  # nats that feedback may move the limit either way
@@ -120,6 +123,34 @@ def corrected(p: np.ndarray, watch: Watch) -> np.ndarray:
     top = min(middle + slope * x[-1], -1e-3)  # log share at the end of the body
     logs = np.log(np.clip(p, 1e-300, 1.0))
     return np.exp(np.where(logs <= x[-1], top + slope * (logs - x[-1]), top * logs / x[-1]))
+
+
+def told(belief: float, p: float) -> bool:
+    """Whether the next training should know how a session was judged."""
+    return belief >= DOUBTED or p <= STRIKING
+
+
+def owners_share(p: np.ndarray) -> np.ndarray:
+    """(S,) probability in [0, 1] that a session with this p is its owner's: the local false discovery rate (Efron 2001).
+
+    Of owners' sessions every p is as frequent as any other, those of thieves crowd at small p. The density of all is the slope of
+    the least concave majorant of their distribution (Grenander 1956).
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    values, inverse, count = np.unique(np.maximum(p, LEAST_P), return_inverse=True, return_counts=True)
+    width = np.diff(values, prepend=0.0)
+    density = isotonic_regression(count / len(p) / width, sample_weight=width, increasing=False)
+    return np.asarray(np.minimum(1 / density, 1.0))[inverse]
+
+
+def of_owners(p: np.ndarray) -> np.ndarray:
+    """(S,) bool: as many of the sessions of every p as are the owners'; deterministic."""
+    order = np.argsort(p, kind="stable")
+    counted = np.floor(np.cumsum(owners_share(p)[order]) + 0.5)
+    out = np.zeros(len(p), bool)
+    out[order] = np.diff(counted, prepend=0.0) > 0
+    return out
 
 
 def sessions_a_day(watch: Watch, expected: float) -> float:

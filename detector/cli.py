@@ -15,7 +15,7 @@ from detector import __version__
 from detector.errors import SettingsError, UnlikeError
 
 if TYPE_CHECKING:
-    from detector.records import Batch, Label
+    from detector.records import Batch, Doubt, Label
     from detector.settings import Settings
 
 EXAMPLES = {
@@ -222,7 +222,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _history(
     settings: Settings, events: Sequence[str], until: float, most: int = 0
-) -> tuple[Batch, float, dict[tuple[str, float], float], dict[tuple[str, float], Label]]:
+) -> tuple[Batch, float, dict[tuple[str, float], Doubt], dict[tuple[str, float], Label]]:
     """Events before `until` of files, or of the stored history where none are named; if known, doubt and labels of sessions.
 
     Of more than `most` events (where it is not 0) those of a sample of the accounts; the second is its share of all accounts.
@@ -230,15 +230,16 @@ def _history(
     import msgspec
 
     from detector import history
-    from detector.belief import DOUBTED
+    from detector.calibration import told
     from detector.casework import Case, labels_of
     from detector.history import select
     from detector.lines import seconds
+    from detector.records import Doubt
     from detector.settings import SourceSettings
     from detector.sources import read_all
     from detector.stores import SqliteStore
 
-    doubtful: dict[tuple[str, float], float] = {}
+    doubtful: dict[tuple[str, float], Doubt] = {}
     labels: dict[tuple[str, float], Label] = {}
     if events:
         fields = settings.source[0] if settings.source else SourceSettings()
@@ -250,7 +251,7 @@ def _history(
         stored = history.read(store, Path(settings.state.folder), until=until)
         past, share = history.thinned(stored, most) if most else (history.concat(list(stored)), 1.0)
         judged = [msgspec.json.decode(body) for body in store.verdicts(float("-inf"), until)]
-        doubtful = {(v["user"], seconds(v["start"])): v["belief"] for v in judged if v["belief"] >= DOUBTED}
+        doubtful = {(v["user"], seconds(v["start"])): Doubt(v["belief"], v["p"]) for v in judged if told(v["belief"], v["p"])}
         cases = {user: msgspec.msgpack.decode(body, type=Case) for user, body in store.cases().items()}
         labels = labels_of(cases, {i.id: i.shown_for for i in store.incidents()})
         store.close()

@@ -81,6 +81,14 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """How a session was judged that may be a thief's."""
+
+    belief: float
+    p: float
+
+
+@dataclass(frozen=True)
 class Remembered:
     """A closed session as it is kept beside its verdict, to find others like it."""
 

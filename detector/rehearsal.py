@@ -30,7 +30,7 @@ from detector.history import select
 from detector.lines import rfc3339
 from detector.pack import Pack
 from detector.profiles import Profiles
-from detector.records import Alert, Batch, Chunk, Verdict
+from detector.records import Alert, Batch, Chunk, Doubt, Verdict
 from detector.replay import Recorder, empty_batch
 from detector.sessions import Sessions
 from detector.settings import Settings, duration
@@ -100,7 +100,7 @@ def rehearse(
     *,
     hold: float | None = None,
     each: int | None = None,
-    doubtful: Mapping[tuple[str, float], float] = NO_DOUBT,
+    doubtful: Mapping[tuple[str, float], Doubt] = NO_DOUBT,
     tell: Callable[[str], None] = lambda _: None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from detector import training
-from detector.belief import DOUBTED
+from detector import calibration, training
 from detector.cycle import Engine, move
 from detector.errors import TrainingError
 from detector.history import lean, select, thinned
 from detector.lines import alert_line, verdict_line
 from detector.pack import Pack
-from detector.records import Alert, Batch, Changes, Chunk, Verdict
+from detector.records import Alert, Batch, Changes, Chunk, Doubt, Verdict
 from detector.reports import CycleReport
 from detector.settings import Settings
 from detector.stores import MemoryStore
@@ -83,12 +82,12 @@ def replay(
             tell(line)
     packs, told, alerts = [pack.id], 0, 0
 
-    doubtful: dict[tuple[str, float], float] = {}
+    doubtful: dict[tuple[str, float], Doubt] = {}
 
     def take_verdict(verdict: Verdict) -> None:
         nonlocal told
-        if verdict.belief >= DOUBTED:
-            doubtful[verdict.user, verdict.start] = verdict.belief
+        if calibration.told(verdict.belief, verdict.p):
+            doubtful[verdict.user, verdict.start] = Doubt(verdict.belief, verdict.p)
         if verdict.end >= train_until:
             told += 1
             on_verdict(verdict)
@@ -129,13 +128,13 @@ def _together(first: deque[Chunk], rest: Iterator[Chunk]) -> Iterator[Chunk]:
     yield from rest
 
 
-def _retrained(past: list[Batch], settings: Settings, old: Pack, doubtful: dict[tuple[str, float], float]) -> Pack:
+def _retrained(past: list[Batch], settings: Settings, old: Pack, doubtful: dict[tuple[str, float], Doubt]) -> Pack:
     """A new pack from everything so far, or the old one if the new one is worse."""
     new = _trained(past, settings, old.trusted_until, doubtful)
     return old if training.worse(new, old) else new
 
 
-def _trained(past: Iterable[Batch], settings: Settings, trusted_until: float, doubtful: dict[tuple[str, float], float]) -> Pack:
+def _trained(past: Iterable[Batch], settings: Settings, trusted_until: float, doubtful: dict[tuple[str, float], Doubt]) -> Pack:
     limits = settings.training
     known, share = thinned(past, limits.max_events)
     if not len(known):

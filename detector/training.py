@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from detector import attacks, belief, drift, encoder, fusion, waiting
+from detector import attacks, belief, calibration, drift, encoder, fusion, waiting
 from detector.errors import TrainingError
 from detector.evidence import (
     Population,
@@ -36,7 +36,7 @@ from detector.history import lots, select
 from detector.pack import Pack, content_id
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
 from detector.profiles import take as take_profiles
-from detector.records import Batch, Label
+from detector.records import Batch, Doubt, Label
 from detector.sessions import Sessions, assign, bounded, close_time, combine, empty, take, with_volume
 from detector.settings import SessionSettings, TrainingSettings
 
@@ -56,7 +56,8 @@ BLENDS = (0.0, 0.1, 0.3, 1.0)
 LEAST_GAIN = 0.005  # of AUC: a larger blend must earn its place
 SAMPLE_EVENTS = 50_000  # attributes' kinds are found out from so many
 TEXT_BYTES = 48
-NO_DOUBT: Mapping[tuple[str, float], float] = MappingProxyType({})
+NO_DOUBT: Mapping[tuple[str, float], Doubt] = MappingProxyType({})
+CALM, CAUGHT = Doubt(0.0, 1.0), Doubt(1.0, 0.0)
 NO_LABELS: Mapping[tuple[str, float], Label] = MappingProxyType({})
 TRUE, HARD = 25.0, 5.0  # simulated takeovers that a confirmed one is worth; owners' sessions that a dismissed one is worth
 
@@ -159,14 +160,15 @@ def train(
     limits: TrainingSettings,
     seed: int,
     trusted_until: float | None = None,
-    doubtful: Mapping[tuple[str, float], float] = NO_DOUBT,
+    doubtful: Mapping[tuple[str, float], Doubt] = NO_DOUBT,
     labels: Mapping[tuple[str, float], Label] = NO_LABELS,
     share: float = 1.0,
 ) -> Pack:
     """A pack from a history of events in the order of their arrival. Raises TrainingError where there is too little.
 
     trusted_until: sessions that ended before it are learnt without doubt; the end of this history where None. doubtful: (user,
-    start) -> belief, of sessions judged before: likely thieves' teach nothing, and all but certain ones' set no reference either.
+    start) -> how sessions were judged before that might be thieves': likely thieves' teach nothing, and of those of one p only so
+    many set a reference as are the owners'.
     labels: (user, start) -> what people said of a session, which goes before doubt: a confirmed takeover teaches the fusion.
     share: of all accounts that are in the history given.
     """
@@ -178,10 +180,10 @@ def train(
     table = sessions_of(select(batch, chosen), found, rules)
     found, table = _without_constants(found, table)
     told = [labels.get(pair) for pair in zip(table.user, table.start.tolist(), strict=True)]
-    doubt = np.array([doubtful.get(pair, 0.0) for pair in zip(table.user, table.start.tolist(), strict=True)])
-    doubt = np.array([d if label is None else float(not label.owner) for d, label in zip(doubt, told, strict=True)])
+    before = [doubtful.get(pair, CALM) for pair in zip(table.user, table.start.tolist(), strict=True)]
+    before = [d if label is None else CALM if label.owner else CAUGHT for d, label in zip(before, told, strict=True)]
+    doubt, p = np.array([d.belief for d in before]), np.array([d.p for d in before])
     said = _Said.of(table, told)
-    table, doubt = take(table, np.flatnonzero(doubt < belief.CERTAIN)), doubt[doubt < belief.CERTAIN]
     users, account = np.unique(table.user.astype(str), return_inverse=True)
     several = int((np.bincount(account) >= 2).sum())
     if len(table) < limits.min_sessions or several < limits.min_accounts:
@@ -190,17 +192,19 @@ def train(
             f"{limits.min_sessions} sessions of {limits.min_accounts} such accounts are needed; wait for more events"
         )
     cut = int(EARLIER * len(table))
-    late = take(table, np.arange(cut, len(table))), account[cut:]  # with what is in doubt
-    taught = np.flatnonzero(doubt[len(doubt) - len(table) :] < belief.DOUBTED)
+    at = np.arange(max(cut, len(table) - ENOUGH_SESSIONS), len(table))
+    late, owners = (take(table, at), account[at]), calibration.of_owners(p[at])
+    taught = np.flatnonzero(doubt < belief.DOUBTED)
     table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
     first = _fit_model(found, take(table, np.arange(cut)), account[:cut], len(users), seed)
     first = replace(first, population=_with_predictive(first, table, account, cut, seed))
-    judged, scores, ps, report = _fit_fusion(first, table, account, cut, late, users, said, seed)
+    judged, scores, ps, report = _fit_fusion(first, table, account, cut, late, owners, users, said, seed)
     final = _fit_model(found, table, account, len(users), seed, first.members)
     fitted = {name: getattr(first.population, name) for name in ("discount", "strength", "blend")}
     population = replace(final.population, **fitted)
-    seen = encoder.encode(final.model, late[0], encoder.measures(late[0], population.centre, population.spread))
-    usual = drift.reference(take(table, np.arange(cut)), late[0], seen, ps, first.population.vocabulary, len(found.text))
+    usually = take(late[0], np.flatnonzero(owners))
+    seen = encoder.encode(final.model, usually, encoder.measures(usually, population.centre, population.spread))
+    usual = drift.reference(take(table, np.arange(cut)), usually, seen, ps, first.population.vocabulary, len(found.text))
     report |= {
         "accounts": round(accounts / share),
         "learnt_accounts": len(users),
@@ -495,37 +499,38 @@ def _fit_fusion(
     account: np.ndarray,
     cut: int,
     late: tuple[Sessions, np.ndarray],
+    owners: np.ndarray,
     users: np.ndarray,
     said: _Said,
     seed: int,
 ) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, dict[str, Any]]:
     """Fusion, reference of scores and p-values of the later part of history (of its last sessions), and what separates how well.
 
-    Sessions from `cut` on are judged; references of scores come from `late`, which holds sessions in doubt, too, as lived through.
+    Sessions from `cut` on are judged. References of scores come from `late` (S), lived through with what is in doubt; (S,) bool
+    says which of them are the owners'.
     """
     rng = np.random.default_rng(seed)
     nothing = blank(len(users), model.shape, 0.0)
     warm = _walk(model, take(table, np.arange(cut)), account[:cut], nothing)[0]
     judged = np.arange(max(cut, len(table) - ENOUGH_SESSIONS), len(table))
     some, mine = take(table, judged), account[judged]
-    all_late = np.arange(max(0, len(late[0]) - ENOUGH_SESSIONS), len(late[0]))
     starts = (warm, nothing)  # young accounts are seen by forgetting all
     walks = [_walk(model, some, mine, start, rng) for start in starts]
     own = _joined([known for _, known, _ in walks])
     bad = _joined([taken for _, _, taken in walks if taken is not None])
     weight = np.array([attacks.PRIOR[attacks.KINDS[k]] for k in bad.kind])
     thieves, worth = _labelled(model, said, False, users, warm)
-    owners, times = _labelled(model, said, True, users, warm)
+    dismissed, times = _labelled(model, said, True, users, warm)
     again = np.repeat(np.arange(len(times)), (HARD * times).astype(int))  # an owner's session that alarmed is worth more than most
     fitted, strangeness = fusion.fit(
-        np.concatenate([own.channels, owners.channels[again]]),
-        (np.concatenate([own.history, owners.history[again]]), np.concatenate([own.events, owners.events[again]])),
+        np.concatenate([own.channels, dismissed.channels[again]]),
+        (np.concatenate([own.history, dismissed.history[again]]), np.concatenate([own.events, dismissed.events[again]])),
         np.concatenate([bad.channels, thieves.channels]),
         (np.concatenate([bad.history, thieves.history]), np.concatenate([bad.events, thieves.events])),
         np.concatenate([weight, TRUE * worth]),
         seed,
     )
-    lived = [_walk(model, take(late[0], all_late), late[1][all_late], start, fitted=fitted)[1] for start in starts]
+    lived = [_of(_walk(model, *late, start, fitted=fitted)[1], owners) for start in starts]
     scores = fusion.references_by_history(_joined(lived).score, _joined(lived).history)
     taken, n = walks[0][2], len(some)
     if taken is None:
@@ -570,6 +575,12 @@ def _labelled(model: _Model, said: _Said, owner: bool, users: np.ndarray, warm: 
     peers = peer_log_likelihood(some, model.population, model.shape.facets)
     nats = channels(some, mine, encoder.encode(model.model, some, measured), peers, model.population, model.facets)
     return _Sample(nats, mine.history, some.events, np.empty(0), np.empty(0)), said.weight[rows]
+
+
+def _of(sample: _Sample, which: np.ndarray) -> _Sample:
+    """The sample of the sessions `which` (S,) bool."""
+    columns = {f.name: getattr(sample, f.name) for f in fields(_Sample)}
+    return _Sample(**{name: x[which] if len(x) else x for name, x in columns.items()})
 
 
 def _joined(samples: list[_Sample]) -> _Sample:

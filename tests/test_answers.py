@@ -14,10 +14,10 @@ from detector.cycle import Engine, move
 from detector.errors import AnswerError, UnknownError
 from detector.guidance import EVERYONE, Allowance, Guidance, exempt, lessons
 from detector.pack import Pack
-from detector.records import Batch, Changes, Chunk, Incident, Label
+from detector.records import Batch, Changes, Chunk, Doubt, Incident, Label
 from detector.settings import SessionSettings, TrainingSettings, load
 from detector.stores import MemoryStore
-from detector.training import sessions_of, train
+from detector.training import find_facets, sessions_of, train
 from tests.logs import DAY, START, batch_of, part, rows_of_people, stolen
 
 SETTINGS = load(overrides=["alerts.per_day=3"], environment={})
@@ -305,15 +305,33 @@ def test_answers_are_lessons_for_the_next_training(trained: Pack) -> None:
     log = batch_of(sorted(rows, key=lambda r: float(str(r["time"]))))
     theft, loan = ("u03", START + 36 * DAY + 3 * 3600), ("u05", START + 37 * DAY + 3 * 3600)
 
-    def learnt(doubtful: dict[tuple[str, float], float], labels: dict[tuple[str, float], Label]) -> tuple[set[str], Pack]:
+    def learnt(doubtful: dict[tuple[str, float], Doubt], labels: dict[tuple[str, float], Label]) -> tuple[set[str], Pack]:
         pack = train(log, {}, SessionSettings(), TrainingSettings(), 0, None, doubtful, labels)
         return {bytes(t).decode() for t in pack.population.vocabulary_text}, pack
 
-    known, plain = learnt({loan: 0.99}, {})
+    known, plain = learnt({loan: Doubt(0.99, 1e-6)}, {})
     assert ("tor" in known, "lent" in known) == (True, False)
-    known, told = learnt({loan: 0.99}, {theft: Label(False), loan: Label(True)})
+    known, told = learnt({loan: Doubt(0.99, 1e-6)}, {theft: Label(False), loan: Label(True)})
     assert ("tor" in known, "lent" in known) == (False, True)
     assert told.id != plain.id
+
+
+def test_doubted_owners_set_the_reference_as_many_as_their_p_says_and_thieves_do_not() -> None:
+    log = batch_of(rows_of_people(14, 40))
+    table = sessions_of(log, find_facets(log, {}), SessionSettings())
+    pairs = list(zip(table.user, table.start.tolist(), strict=True))
+    p = np.random.default_rng(0).permutation((np.arange(len(pairs)) + 0.5) / len(pairs))
+    striking = np.flatnonzero(p < 0.1)
+
+    def references(p: np.ndarray) -> int:
+        doubtful = {pairs[i]: Doubt(0.99, float(p[i])) for i in striking}
+        pack = train(log, {}, SessionSettings(), TrainingSettings(), 0, None, doubtful)
+        assert pack.scores
+        return pack.scores[-1].count
+
+    late = int((striking >= int(0.65 * len(pairs))).sum())
+    everybody = references(np.where(np.isin(np.arange(len(p)), striking), p, 1.0))
+    assert everybody - references(np.full(len(p), 1e-9)) == pytest.approx(late, abs=3)
 
 
 def test_labels_come_from_the_answers_that_hold_and_weigh_more_where_a_person_found_the_session(

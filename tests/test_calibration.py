@@ -15,6 +15,7 @@ from detector.calibration import (
     added,
     alerts_a_day,
     corrected,
+    of_owners,
     rationed,
     sessions_a_day,
     spelled,
@@ -62,6 +63,16 @@ def test_the_correction_keeps_the_order_and_stays_in_range() -> None:
     assert (np.diff(found) >= 0).all()
     assert found[0] > 0
     assert found[-1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("thieves", [0, 30, 300])
+def test_of_sessions_of_every_p_as_many_are_taken_for_the_owners_as_there_are(thieves: int) -> None:
+    rng = np.random.default_rng(3)
+    p = rng.permutation(np.r_[rng.random(3000), 10 ** -rng.uniform(2, 9, thieves)])
+    taken = of_owners(p)
+    for share in (0.01, 0.03, 0.1, 1.0):
+        assert (taken & (p <= share)).sum() == pytest.approx(3000 * share, rel=0.12, abs=12)
+    assert (of_owners(p) == taken).all()
 
 
 def test_sessions_in_doubt_do_not_make_thieves_usual() -> None:
