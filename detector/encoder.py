@@ -60,7 +60,8 @@ class Members(nn.Module):
         self.shift = nn.Parameter(torch.zeros(MEMBERS, 1, WIDTH))
 
     def forward(self, values: torch.Tensor, indptr: torch.Tensor, weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        share = weights * self.attention.index_select(0, values).exp()
+        # as an embedding, since the gradient of a plain selection is summed in no fixed order on a GPU
+        share = weights * nn.functional.embedding(values, self.attention[:, None])[:, 0].exp()
         bag = nn.functional.embedding_bag(
             values, self.value, indptr, mode="sum", per_sample_weights=share, include_last_offset=True
         )  # (S, M·D)
@@ -112,6 +113,7 @@ def fit(
     """An encoder trained on the sessions of a table (S); account (S,) int codes; numbers (S, 3N) as `measures` has them.
 
     It goes on from members trained before, if there are such. Returns what its own have become, too. Deterministic under the seed.
+    Trained on a GPU if torch sees one; the rest is small.
     """
     known, key = np.unique(table.key % TABLE, return_inverse=True)  # values never seen stay as they are drawn
     table = replace(table, key=key.astype(np.uint32))
@@ -123,11 +125,11 @@ def fit(
     # steps are small: a second thread gained a sixth, and trainings side by side on two cores got in each other's way
     torch.set_num_threads(1)
     try:
-        _train(members, table, account, numbers, seed, steps)
+        _train(members.to("cuda" if torch.cuda.is_available() else "cpu"), table, account, numbers, seed, steps)
     finally:
         torch.set_num_threads(threads)
     some = np.random.default_rng(seed).permutation(len(table))[:MERGED_BY]
-    return _merged(members.double().eval(), take(table, some), numbers[some]), members
+    return _merged(members.cpu().double().eval(), take(table, some), numbers[some]), members
 
 
 def _train(members: Members, table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int) -> None:
@@ -146,12 +148,18 @@ def _train(members: Members, table: Sessions, account: np.ndarray, numbers: np.n
         second = low + (first - low + rng.integers(1, high - low)) % (high - low)
         rows = order[np.concatenate([first, second])]
         some = take(table, rows)
-        said = members(*_tensors(some, np.flatnonzero(rng.random(len(some.key)) >= DROPOUT), numbers[rows]))
-        loss = contrast(nn.functional.normalize(said, dim=2), torch.from_numpy(np.tile(chosen, 2)))
+        kept = np.flatnonzero(rng.random(len(some.key)) >= DROPOUT)
         optimizer.zero_grad()
-        loss.backward()
+        loss_of(members, some, kept, np.tile(chosen, 2), numbers[rows]).backward()
         optimizer.step()
         schedule.step()
+
+
+def loss_of(members: Members, table: Sessions, kept: np.ndarray, account: np.ndarray, numbers: np.ndarray) -> torch.Tensor:
+    """What members lose by sessions (S), of whose T values they see those `kept` (K,); account (S,), numbers (S, 3N)."""
+    device = members.value.device
+    said = members(*(x.to(device) for x in _tensors(table, kept, numbers)))
+    return contrast(nn.functional.normalize(said, dim=2), torch.from_numpy(account).to(device))
 
 
 def _tensors(table: Sessions, kept: np.ndarray, numbers: np.ndarray) -> Sequence[torch.Tensor]:
@@ -186,7 +194,7 @@ def _merged(members: Members, table: Sessions, numbers: np.ndarray) -> Encoder:
 
 def contrast(z: torch.Tensor, account: torch.Tensor) -> torch.Tensor:
     """Supervised contrastive loss of unit vectors (M, S, D) with account codes (S,): the sum of the members'."""
-    itself = torch.eye(len(account))
+    itself = torch.eye(len(account), device=account.device)
     same = (account[:, None] == account[None, :]).float() - itself
     wanted = same / same.sum(1, keepdim=True).clamp(min=1)
     likeness = z @ z.mT / TEMPERATURE - 1e9 * itself  # (M, S, S)

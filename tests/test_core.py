@@ -105,6 +105,18 @@ def test_training_an_encoder_is_deterministic_under_its_seed(history: Sessions, 
     assert not np.array_equal(fits[0]["value.weight"].numpy(), fits[2]["value.weight"].numpy())
 
 
+def test_a_step_of_training_lies_wholly_on_the_device_of_its_members(history: Sessions, trained: Pack) -> None:
+    account = np.unique(history.user.astype(str), return_inverse=True)[1]
+    measured = encoder.measures(history, trained.population.centre, trained.population.spread)
+    known, key = np.unique(history.key % encoder.TABLE, return_inverse=True)
+    table = replace(history, key=key.astype(np.uint32))
+    members = encoder.Members(known, measured.shape[1] // 3).to("meta")  # refuses company of another device, as a GPU does
+    encoder.loss_of(members, table, np.arange(len(key)), account, measured).backward()
+    for name, weights in members.named_parameters():
+        assert weights.grad is not None, name
+        assert (weights.grad.device.type, weights.grad.shape) == ("meta", weights.shape)
+
+
 def test_members_of_an_encoder_are_merged_into_one_that_says_what_they_say_together(history: Sessions, trained: Pack) -> None:
     account = np.unique(history.user.astype(str), return_inverse=True)[1]
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
