@@ -324,7 +324,8 @@ class Weighed:
     """What must be known of S sessions before the next ones of their accounts; the rest of the opinion can wait."""
 
     e: np.ndarray  # (S, C) nats per channel
-    heard: np.ndarray  # (S,) nats of boosting and sum, and
+    boosting: np.ndarray  # (S,) nats of the boosting, and
+    heard: np.ndarray  # (S,) of boosting and sum, and
     llr: np.ndarray  # (S,) of the fusion
     carried: np.ndarray  # (S,) nats from earlier sessions
     belief: np.ndarray  # (S,)
@@ -332,8 +333,8 @@ class Weighed:
 
 
 def _nothing_weighed(sessions: int, channels: int) -> Weighed:
-    heard, llr, carried, doubt = np.zeros((4, sessions))
-    return Weighed(np.zeros((sessions, channels)), heard, llr, carried, doubt, np.zeros(sessions, np.int64))
+    boosting, heard, llr, carried, doubt = np.zeros((5, sessions))
+    return Weighed(np.zeros((sessions, channels)), boosting, heard, llr, carried, doubt, np.zeros(sessions, np.int64))
 
 
 @dataclass(frozen=True)
@@ -367,7 +368,7 @@ def weigh(
     doubt = np.where(trusted, 0.0, profiles.doubt)
     opinion = fusion.judge(pack.fusion, nats, profiles.history, events)
     after = np.where(trusted, 0.0, belief.update(doubt, belief.confident(opinion.llr, profiles.history)))
-    return Weighed(opinion.e, opinion.heard, opinion.llr, belief.carried(doubt), after, profiles.history)
+    return Weighed(opinion.e, opinion.boosting, opinion.heard, opinion.llr, belief.carried(doubt), after, profiles.history)
 
 
 def concluded(weighed: Weighed, pack: Pack) -> Opinion:
@@ -376,7 +377,8 @@ def concluded(weighed: Weighed, pack: Pack) -> Opinion:
         score = weighed.e.sum(axis=1)
         p = np.maximum(np.exp(-score), UNTRAINED_P)
         return Opinion(np.c_[by_facet(weighed.e, pack), weighed.carried], score, p, weighed.belief, weighed.history)
-    strangeness = fusion.strangeness(pack.fusion, fusion.Opinion(weighed.e, weighed.heard, weighed.llr))
+    said = fusion.Opinion(weighed.e, weighed.boosting, weighed.heard, weighed.history, weighed.llr)
+    strangeness = fusion.strangeness(pack.fusion, said)
     evidence = np.c_[by_facet(fusion.contributions(weighed.e, strangeness), pack), weighed.carried]
     score = strangeness + weighed.carried
     p = np.exp(-fusion.by_history(pack.scores, score, weighed.history))

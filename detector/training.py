@@ -439,7 +439,7 @@ def _walk(
     by_rank = np.argsort(rank, kind="stable")
     bounds = np.searchsorted(rank[by_rank], np.arange(rank.max(initial=-1) + 2))
     nats = np.zeros((len(table), len(channel_names(model.facets.text, (*model.facets.number, "volume")))))
-    e, (heard, llr, carried) = np.zeros_like(nats), np.zeros((3, len(table)))
+    e, (boosting, heard, llr, carried) = np.zeros_like(nats), np.zeros((4, len(table)))
     history = np.zeros(len(table), np.int64)
     taken: list[tuple[np.ndarray, ...]] = []
     profiles = take_profiles(profiles, np.arange(len(profiles)))
@@ -456,7 +456,8 @@ def _walk(
         weight, doubt = np.ones(len(now)), mine.doubt
         if fitted is not None:
             opinion = fusion.judge(fitted, nats[now], mine.history, some.events)
-            e[now], heard[now], llr[now], carried[now] = opinion.e, opinion.heard, opinion.llr, belief.carried(mine.doubt)
+            e[now], boosting[now], heard[now], llr[now] = opinion.e, opinion.boosting, opinion.heard, opinion.llr
+            carried[now] = belief.carried(mine.doubt)
             doubt = belief.update(mine.doubt, belief.confident(opinion.llr, mine.history))
             weight = belief.lesson(doubt, mine.history, mine.unlearnt)
         new = learn(mine, some, weight, embedding[now], peers.sum(axis=1))
@@ -467,7 +468,8 @@ def _walk(
     if taken:
         stolen, known, events, kind = (np.concatenate([t[i] for t in taken]) for i in range(4))
         takeovers = _Sample(stolen, known, events, kind, np.empty(0))
-    score = fusion.strangeness(fitted, fusion.Opinion(e, heard, llr)) + carried if fitted is not None else carried
+    said = fusion.Opinion(e, boosting, heard, history, llr)
+    score = fusion.strangeness(fitted, said) + carried if fitted is not None else carried
     return profiles, _Sample(nats, history, table.events, np.empty(0), score), takeovers
 
 
