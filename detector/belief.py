@@ -19,7 +19,9 @@ PATIENCE = 40  # sessions
 STAY = 0.8
 CARRY = 0.75
 DOUBTED, CERTAIN = 0.5, 0.95  # belief from which a session is likely a thief's; all but certainly
-CALM = 0.1  # belief; learning every session in proportion to 1 - belief let takeovers in and lost 3 points of cost on commands
+CALM = (
+    0.03  # belief; with .1 a takeover whose first session looked tame was learnt; learning by 1 - belief cost 3 points on commands
+)
 
 
 def prior(doubt: np.ndarray) -> np.ndarray:

@@ -107,6 +107,12 @@ def encode(model: Encoder, table: Sessions, numbers: np.ndarray) -> np.ndarray:
     return model(torch.from_numpy(bag / mass[:, None]), torch.from_numpy(numbers).double()).numpy().astype(np.float32)
 
 
+def vectors_of(model: Encoder, key: np.ndarray) -> np.ndarray:
+    """(V, D) unit vectors of values by their keys (V,)."""
+    found = model.value.weight.detach().numpy()[(key % TABLE).astype(np.int64)]
+    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9))
+
+
 def fit(
     table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int, before: Members | None = None
 ) -> tuple[Encoder, Members]:

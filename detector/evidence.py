@@ -1,7 +1,8 @@
 """The channels: how much more likely a session is under somebody else than under the owner, in nats.
 
 * text facet: the owner's values follow a Pitman-Yor predictive (Teh 2006) whose base is a mixture of peers (the ratio: Freeman
-  2016); somebody else is one of the other peers. Values count by the square root of how often they occur.
+  2016) and of what suits the account's long-term embedding (two towers, one of accounts and one of values: Yi 2019); somebody
+  else is one of the other peers. Values count by the square root of how often they occur.
 * rate of a text facet: the same per value, against the crowd of the other peers: a long session of habits no longer outweighs
   what is foreign in it, and a short one is as strange as its values are. That of `pair` is what the order adds to its values: it
   is high where what is usual comes in an order that is not, as when a thief copies what the owner does.
@@ -34,6 +35,7 @@ DERIVED = ("hour", "pair", "pace", "volume")  # extremes of theirs only repeated
 NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
 COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)
 PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
+LIFT_CEILING = 4.0  # nats; embeddings are no surer of a value than that
 EXTREME_CEILING = 30.0  # nats; beyond it a tail of a fitted curve says nothing
 
 
@@ -64,12 +66,15 @@ class Population:
     discount: np.ndarray  # (F,) Pitman-Yor d in [0, 1): how readily new values come
     strength: np.ndarray  # (F,) Pitman-Yor s: weight of the peers
     blend: np.ndarray  # (F,) share of everybody, rather than the account's own peers, in what the owner may newly do
+    alike: np.ndarray  # (F,) share of what suits the account's embedding in what the owner may newly do
     centre: np.ndarray  # (N,) mean of the accounts' means
     pull: np.ndarray  # (N,) kappa: how many values the population's mean is worth
     shape: np.ndarray  # (N,) alpha of the variance
     scale: np.ndarray  # (N,) beta of the variance
     cohort: np.ndarray  # (C, D) float32: sessions of many accounts
     peer_centre: np.ndarray  # (J, D) float32: long-term embeddings of the peers
+    value_vector: np.ndarray  # (V, D) float16: unit vectors of the values, as the encoder has them
+    value_level: np.ndarray  # (V,) float32: log of how well a value suits the mean account
 
     @cached_property
     def wide_log_peer(self) -> np.ndarray:
@@ -167,9 +172,7 @@ def text_channels(
     row, facet = table.row, table.facet
     cell = row * facets + facet  # (T,)
     counted, _ = lookup(profiles, row, table.key)  # (T,)
-    own_peers, everybody = shares_of(table, weight, population)
-    blend = population.blend[facet]
-    base = (1 - blend) * own_peers + blend * everybody
+    base, own_peers, everybody = base_of(table, profiles, weight, population)
     theta = predictive(counted, profiles.total[row, facet], profiles.kinds[row, facet], base, population, facet)
     damped, log_theta = table.damped, np.log(theta)
 
@@ -193,6 +196,31 @@ def shares_of(table: Sessions, weight: np.ndarray, population: Population) -> tu
     """(T,) probability of each value among the peers of its account, of weight (S, J); and among everybody."""
     row = vocabulary_row(table, population)
     return np.einsum("tj,tj->t", population.share[row], weight[table.row]), population.mean_share[row]
+
+
+def base_of(
+    table: Sessions, profiles: Profiles, weight: np.ndarray, population: Population
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(T,) probability of each value as far as the owner does what is new, and as in `shares_of` what it is made of."""
+    own, everybody = shares_of(table, weight, population)
+    blend, alike = population.blend[table.facet], population.alike[table.facet]
+    suits = everybody * lift(table, profiles, population)
+    return (1 - alike) * ((1 - blend) * own + blend * everybody) + alike * suits, own, everybody
+
+
+def lift(table: Sessions, profiles: Profiles, population: Population) -> np.ndarray:
+    """(T,) how much likelier each value is for the account than for the mean one, by their embeddings; 1 where nothing is known."""
+    out, size = np.ones(len(table.key)), len(population.vocabulary)
+    some = np.flatnonzero((population.alike[table.facet] > 0) & (profiles.history > 0)[table.row])
+    if not len(some) or not size:
+        return out
+    at = vocabulary_row(table, population)[some]
+    some, at = some[at < size], at[at < size]
+    long = profiles.long.astype(np.float64)
+    long /= np.maximum(np.sqrt(np.einsum("sd,sd->s", long, long)), 1e-9)[:, None]
+    suits = EMBEDDING_SCALE * np.einsum("td,td->t", population.value_vector[at].astype(np.float64), long[table.row[some]])
+    out[some] = np.exp(np.minimum(suits - population.value_level[at], LIFT_CEILING))
+    return out
 
 
 def base_share(table: Sessions, weight: np.ndarray, population: Population, blend: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@
 
 A channel is relevant as far as it alone catches simulated takeovers at few false alarms. strangeness = the e of the three opinions
 added up; where little is known of the account, boosting speaks for the other two, since it alone heeds how much is: otherwise
-young accounts' scores are not those of others (accounts without history: AUC .748 for .765 on email).
+young accounts' scores are not comparable with others' (accounts without history: AUC .748 for .765 on email).
 
 Belief is fed by boosting and sum alike, shifted so that over owners' sessions the mean likelihood ratio is 1, which a likelihood
 ratio must have. With the boosting alone takeovers are learnt from that the sum sees: over four seeds commands' AUC is .976 for

@@ -24,7 +24,7 @@ from detector.facets import Facets
 from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 
-FORMAT = 5
+FORMAT = 6
 BOOSTING_TYPES = frozenset(
     {
         "sklearn._loss.link.LogitLink",

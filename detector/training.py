@@ -22,8 +22,9 @@ import numpy as np
 from detector import attacks, belief, calibration, drift, encoder, fusion, waiting
 from detector.errors import TrainingError
 from detector.evidence import (
+    EMBEDDING_SCALE,
     Population,
-    base_share,
+    base_of,
     channel_names,
     channels,
     peer_log_likelihood,
@@ -54,6 +55,9 @@ ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time
 DISCOUNTS, STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 BLENDS = (0.0, 0.1, 0.3, 1.0)
 LEAST_GAIN = 0.005  # of AUC: a larger blend must earn its place
+ALIKE, LEAST_ALIKE = 0.5, 0.001  # share of what suits the embedding, where that gains so much of AUC; .25 to .8 gain alike
+MEAN_OF = 256  # accounts, for how well a value suits the mean one
+PREDICTIVE = ("discount", "strength", "blend", "alike")  # what of the population the later part of history speaks for
 SAMPLE_EVENTS = 50_000  # attributes' kinds are found out from so many
 TEXT_BYTES = 48
 NO_DOUBT: Mapping[tuple[str, float], Doubt] = MappingProxyType({})
@@ -200,7 +204,7 @@ def train(
     first = replace(first, population=_with_predictive(first, table, account, cut, seed))
     judged, scores, ps, report = _fit_fusion(first, table, account, cut, late, owners, users, said, seed)
     final = _fit_model(found, table, account, len(users), seed, first.members)
-    fitted = {name: getattr(first.population, name) for name in ("discount", "strength", "blend")}
+    fitted = {name: getattr(first.population, name) for name in PREDICTIVE}
     population = replace(final.population, **fitted)
     usually = take(late[0], np.flatnonzero(owners))
     seen = encoder.encode(final.model, usually, encoder.measures(usually, population.centre, population.spread))
@@ -248,12 +252,15 @@ def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
         discount=np.full(facets, 0.5),
         strength=np.full(facets, 3.0),
         blend=np.zeros(facets),
+        alike=np.zeros(facets),
         centre=np.zeros(numbers),
         pull=np.full(numbers, 0.1),
         shape=np.full(numbers, 2.0),
         scale=np.full(numbers, 2.0),
         cohort=np.zeros((1, encoder.WIDTH), np.float32),
         peer_centre=np.zeros((1, encoder.WIDTH), np.float32),
+        value_vector=np.zeros((0, encoder.WIDTH), np.float16),
+        value_level=np.zeros(0, np.float32),
     )
     model = encoder.Encoder(numbers).double().eval()
     pack = Pack("", found, population, model, None, None, -np.inf, -np.inf, 0, 0.0, seed, {"untrained": True})
@@ -277,7 +284,8 @@ def _fit_model(
     """Population and encoder from the sessions of a table; account (S,) codes below `accounts`; before: what it goes on from."""
     centre, pull, shape, scale = fit_numbers(with_volume(table), account, accounts)
     none = np.empty(0)
-    population = Population(none, none, none, none, none, none, none, centre, pull, shape, scale, none, none)
+    numbers = {"centre": centre, "pull": pull, "shape": shape, "scale": scale}
+    population = Population(**dict.fromkeys((f.name for f in fields(Population)), none) | numbers)
     measured = encoder.measures(table, centre, population.spread)
     model, members = encoder.fit(table, account, measured, seed, STEPS_ON if before is not None else STEPS, before)
     embedding = encoder.encode(model, table, measured)
@@ -288,8 +296,21 @@ def _fit_model(
     rng = np.random.default_rng(seed)
     cohort = embedding[np.sort(rng.choice(len(table), min(COHORT, len(table)), replace=False))]
     habits = fit_habits(table, peer_of[account], peers, len(found.text))
-    neutral = np.full(len(found.text), 0.5), np.full(len(found.text), 10.0), np.zeros(len(found.text))
-    population = Population(*habits, *neutral, centre, pull, shape, scale, cohort, centres)
+    value = encoder.vectors_of(model, habits[0])
+    drawn = rng.choice(np.unique(account), min(MEAN_OF, len(np.unique(account))), replace=False)
+    suits = EMBEDDING_SCALE * (value.astype(np.float32) @ _unit(long[drawn]).astype(np.float32).T)  # (V, accounts)
+    population = Population(
+        *habits,
+        discount=np.full(len(found.text), 0.5),
+        strength=np.full(len(found.text), 10.0),
+        blend=np.zeros(len(found.text)),
+        alike=np.zeros(len(found.text)),
+        **numbers,
+        cohort=cohort,
+        peer_centre=centres,
+        value_vector=value.astype(np.float16),
+        value_level=np.log(np.exp(suits).mean(axis=1)).astype(np.float32),
+    )
     return _Model(found, population, model, Shape(len(found.text), len(found.number) + 1, peers, encoder.WIDTH), members)
 
 
@@ -365,7 +386,7 @@ def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: i
     """The population with the parameters of each text facet that the later part of history speaks for.
 
     For every blend: the Pitman-Yor parameters under which the owners' later sessions are most likely. Of the blends: the one whose
-    evidence best tells owners' later sessions from other accounts'.
+    evidence best tells owners' later sessions from other accounts'. What suits the embedding is mixed in where looks tell better.
     """
     profiles = _walk(model, take(table, np.arange(cut)), account[:cut], blank(int(account.max()) + 1, model.shape, 0.0))[0]
     late, mine = take(table, np.arange(cut, len(table))), account[cut:]
@@ -375,24 +396,31 @@ def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: i
     owners, thieves = take(late, judged), take(late, stranger[judged])
     own, population = take_profiles(profiles, mine[judged]), model.population
     facets = len(model.facets.text)
-    best = np.full(facets, -np.inf)
+
+    def tells(trial: Population) -> np.ndarray:
+        """(3, F) AUC of the three looks at each facet."""
+        looks = [text_channels(t, own, peer_log_likelihood(t, trial, facets), trial) for t in (owners, thieves)]
+        return np.array([[fusion.auc(a[:, f], b[:, f]) for f in range(facets)] for a, b in zip(*looks, strict=True)])
+
+    def instead(better: np.ndarray, trial: Population, chosen: Population) -> Population:
+        return replace(chosen, **{n: np.where(better, getattr(trial, n), getattr(chosen, n)) for n in PREDICTIVE})
+
+    best = np.full((3, facets), -np.inf)
     chosen = population
     for blend in BLENDS:
         trial = _most_likely(replace(population, blend=np.full(facets, blend)), owners, own)
-        evidence = [text_channels(t, own, peer_log_likelihood(t, trial, facets), trial)[0] for t in (owners, thieves)]
-        separation = np.array([fusion.auc(evidence[0][:, f], evidence[1][:, f]) for f in range(facets)])
-        better = separation > best + LEAST_GAIN
-        best = np.where(better, separation, best)
-        taken = {n: np.where(better, getattr(trial, n), getattr(chosen, n)) for n in ("discount", "strength", "blend")}
-        chosen = replace(chosen, **taken)
-    return chosen
+        told = tells(trial)
+        better = told[0] > best[0] + LEAST_GAIN
+        best, chosen = np.where(better, told, best), instead(better, trial, chosen)
+    trial = _most_likely(replace(chosen, alike=np.full(facets, ALIKE)), owners, own)
+    return instead(tells(trial).mean(axis=0) > best.mean(axis=0) + LEAST_ALIKE, trial, chosen)
 
 
 def _most_likely(population: Population, table: Sessions, profiles: Profiles) -> Population:
     """The population with the Pitman-Yor parameters of each facet under which owners' sessions (S, row by row) are most likely."""
     facet = table.facet.astype(np.int64)
     counted, _ = lookup(profiles, table.row, table.key)
-    base = base_share(table, peer_weights(profiles.affinity), population, population.blend[facet])
+    base = base_of(table, profiles, peer_weights(profiles.affinity), population)[0]
     total, kinds = profiles.total[table.row, facet], profiles.kinds[table.row, facet]
     discount, strength = population.discount.copy(), population.strength.copy()
     best = np.full(len(discount), -np.inf)

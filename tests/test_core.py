@@ -294,6 +294,29 @@ def test_what_an_order_says_is_what_its_values_do_not_say_already(trained: Pack,
     assert np.allclose(foreign, plain[:, pair] - plain[:, value])
 
 
+def test_a_value_suits_an_account_whose_embedding_is_like_it_and_nothing_is_said_of_what_is_not_known(
+    trained: Pack, history: Sessions
+) -> None:
+    table = take(history, np.arange(0, len(history), 7)[:40])
+    known, facets = learnt(table, trained), len(trained.facets.text)
+    suited = replace(trained.population, alike=np.full(facets, 0.5))
+    others = np.roll(np.arange(len(table)), 1)
+    strange = table.user[table.row] != table.user[others][table.row]
+    own, foreign = (np.log(evidence.lift(table, whose, suited)) for whose in (known, profiles.take(known, others)))
+    assert own[strange].mean() > foreign[strange].mean() + 0.2
+    assert np.abs(own).max() > 0
+    assert (own <= evidence.LIFT_CEILING).all()
+    alone = [np.log(evidence.lift(take(table, np.array([s])), profiles.take(known, np.array([s])), suited)) for s in range(9)]
+    assert np.array_equal(np.concatenate(alone), own[: sum(map(len, alone))])
+    unseen = replace(table, key=table.key ^ np.uint32(0x5A5A))
+    for some, whose, population in (
+        (table, profiles.blank(len(table), trained.shape, 0.0), suited),
+        (table, known, replace(suited, alike=np.zeros(facets))),
+        (unseen, known, suited),
+    ):
+        assert (evidence.lift(some, whose, population) == 1).all()
+
+
 def test_people_are_told_all_looks_at_a_text_facet_as_one(trained: Pack) -> None:
     parts = np.random.default_rng(0).exponential(size=(5, len(trained.channels)))
     told = scoring.by_facet(parts, trained)

@@ -73,6 +73,8 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
         mock.patch.object(fusion, "LLR_ODDS", 1.5),
         mock.patch.object(fusion, "LLR_HEARD", 0.0),
     ],
+    "forest and sum speak of young accounts, too": lambda: [mock.patch.object(fusion, "KNOWN", 1e-9)],
+    "nothing suits an embedding": lambda: [mock.patch.object(training, "LEAST_ALIKE", 1.0)],
     "nothing learnt late": lambda: [mock.patch.object(belief, "waits", nothing_waits)],
     "belief not carried over": lambda: [mock.patch.object(belief, "CARRY", 0.0)],
     "learns whatever comes": lambda: [mock.patch.object(belief, "lesson", everything_taught)],
