@@ -19,9 +19,8 @@ PATIENCE = 40  # sessions
 STAY = 0.8
 CARRY = 0.75
 DOUBTED, CERTAIN = 0.5, 0.95  # belief from which a session is likely a thief's; all but certainly
-CALM = (
-    0.03  # belief; with .1 a takeover whose first session looked tame was learnt; learning by 1 - belief cost 3 points on commands
-)
+# belief; with .1 a takeover whose first session looked tame was learnt, and learning by 1 - belief cost 3 points on commands
+CALM = 0.03
 
 
 def prior(doubt: np.ndarray) -> np.ndarray:
