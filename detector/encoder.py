@@ -108,9 +108,8 @@ def encode(model: Encoder, table: Sessions, numbers: np.ndarray) -> np.ndarray:
 
 
 def vectors_of(model: Encoder, key: np.ndarray) -> np.ndarray:
-    """(V, D) unit vectors of values by their keys (V,)."""
-    found = model.value.weight.detach().numpy()[(key % TABLE).astype(np.int64)]
-    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9))
+    """(V, D) vectors of values by their keys (V,)."""
+    return np.asarray(model.value.weight.detach().numpy()[(key % TABLE).astype(np.int64)])
 
 
 def fit(

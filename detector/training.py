@@ -296,7 +296,7 @@ def _fit_model(
     rng = np.random.default_rng(seed)
     cohort = embedding[np.sort(rng.choice(len(table), min(COHORT, len(table)), replace=False))]
     habits = fit_habits(table, peer_of[account], peers, len(found.text))
-    value = encoder.vectors_of(model, habits[0])
+    value = _unit(encoder.vectors_of(model, habits[0]))
     drawn = rng.choice(np.unique(account), min(MEAN_OF, len(np.unique(account))), replace=False)
     suits = EMBEDDING_SCALE * (value.astype(np.float32) @ _unit(long[drawn]).astype(np.float32).T)  # (V, accounts)
     population = Population(

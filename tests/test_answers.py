@@ -26,11 +26,6 @@ THEFT = START + 46 * DAY + 3 * 3600
 
 
 @pytest.fixture(scope="module")
-def honest() -> Batch:
-    return batch_of([r | {"time": float(str(r["time"])) + 40 * DAY} for r in rows_of_people(14, 10)])
-
-
-@pytest.fixture(scope="module")
 def robbed() -> Batch:
     rows = [r | {"time": float(str(r["time"])) + 40 * DAY} for r in rows_of_people(14, 10)]
     rows += stolen(rows, "u03", "u08", THEFT)
