@@ -14,7 +14,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from alerts import plots
 from alerts.access import COOKIE, Gate, cookie_of, may, person_of, refused, requires
 from alerts.api import attempt, wide
 from alerts.desk import Desk
@@ -301,6 +300,8 @@ def values_of(facet: Mapping[str, Any]) -> list[Any]:
 
 def drawn(request: Request, found: Mapping[str, Any]) -> Response:
     """The plot that the address names."""
+    from alerts import plots  # matplotlib is slow to load, and few look
+
     dark = request.query_params.get("dark") == "1"
     kinds = {"timeline": lambda: plots.timeline(found["timeline"], dark), "map": lambda: plots.scatter(found["map"], dark)}
     draw = kinds.get(str(request.path_params["plot"]))

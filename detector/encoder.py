@@ -1,85 +1,37 @@
-"""The torch model, on this page: a session's values and numbers → a unit vector.
+"""A session's values and numbers → a unit vector; `contrastive` trains what it goes by.
 
 A session is a bag: each value has a vector and an attention, both from a hashed table; the bag is their weighted mean, so that it
-is free of order, merges, and costs the same however long the session is. Trained contrastively, as speakers are verified: two
-sessions of one account attract, those of others repel (supervised contrastive loss, Khosla 2020; CoLES, Babaev 2022).
+is free of order, merges, and costs the same however long the session is.
 
-Several members are trained side by side, on the same sessions with the same attention, and merged into one: what one of them takes
-for likeness by the chance of its start, the others do not (of three seeds on commands, hit@1% was .60 to .70 and is .68 to .71).
-Bags add up, so the members are one wide table, of which the directions that carry most are kept: a session costs what one member
-costs.
-
-Axes: S sessions, T values, N numbers, M members, D width.
+Axes: S sessions, T values, V values of a vocabulary, N numbers, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
-from detector.sessions import Sessions, take, weighted_sums, with_volume
+from detector.sessions import Sessions, weighted_sums, with_volume
 
 TABLE = 1 << 15  # hashed values; a collision only blurs two rare values
 WIDTH = 48  # D: wider gained nothing on the four logs and costs memory per remembered session
-MEMBERS = 4  # M: 8 gained no more, nor did sessions or attention of each member's own
-TEMPERATURE = 0.2
-DROPOUT = 0.3  # of values: a session must be recognised from a part of it
-ACCOUNTS_PER_STEP = 128
-MERGED_BY = 2000  # sessions by which members are measured when they are merged
 
 
-class Encoder(nn.Module):
-    """Means of values' vectors (S, D) and numbers (S, 3N) → (S, D) unit vectors; what `encode` goes by."""
+@dataclass(frozen=True)
+class Encoder:
+    """What `encode` goes by, in float64."""
 
-    def __init__(self, numbers: int) -> None:
-        super().__init__()
-        self.value = nn.Embedding(TABLE, WIDTH)
-        self.attention = nn.Embedding(TABLE, 1)
-        self.measure = nn.Linear(3 * numbers, WIDTH)
-        nn.init.normal_(self.value.weight, std=WIDTH**-0.5)
-        nn.init.zeros_(self.attention.weight)
-
-    def forward(self, mean: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(mean + self.measure(numbers), dim=1)
+    value: np.ndarray  # (TABLE, D) vectors
+    attention: np.ndarray  # (TABLE,) logs of weights
+    measure: np.ndarray  # (3N, D) what numbers add
+    shift: np.ndarray  # (D,)
 
 
-class Members(nn.Module):
-    """What is trained: places in `known` (T,), sessions' bounds (S + 1,), weights (T,), numbers (S, 3N) → (M, S, D)."""
-
-    def __init__(self, known: np.ndarray, numbers: int) -> None:
-        super().__init__()
-        self.known = known  # (V,) ascending: the values of the table that have a vector here
-        self.value = nn.Parameter(WIDTH**-0.5 * torch.randn(len(known), MEMBERS * WIDTH))
-        self.attention = nn.Parameter(torch.zeros(len(known)))
-        self.measure = nn.Linear(3 * numbers, MEMBERS * WIDTH)
-        self.out = nn.Parameter(torch.empty(MEMBERS, WIDTH, WIDTH).uniform_(-(WIDTH**-0.5), WIDTH**-0.5))
-        self.shift = nn.Parameter(torch.zeros(MEMBERS, 1, WIDTH))
-
-    def forward(self, values: torch.Tensor, indptr: torch.Tensor, weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        # as an embedding, since the gradient of a plain selection is summed in no fixed order on a GPU
-        share = weights * nn.functional.embedding(values, self.attention[:, None])[:, 0].exp()
-        bag = nn.functional.embedding_bag(
-            values, self.value, indptr, mode="sum", per_sample_weights=share, include_last_offset=True
-        )  # (S, M·D)
-        mass = torch.segment_reduce(share, "sum", offsets=indptr)
-        hidden = bag / mass.clamp(min=1e-6)[:, None] + self.measure(numbers)
-        hidden = hidden.view(-1, MEMBERS, WIDTH).transpose(0, 1)
-        return hidden + torch.baddbmm(self.shift, hidden, self.out)
-
-    @torch.no_grad()
-    def go_on_from(self, others: Members) -> None:
-        """Be as others are, but for the values that they do not know."""
-        _, here, there = np.intersect1d(self.known, others.known, assume_unique=True, return_indices=True)
-        for name, own in self.named_parameters():
-            given = others.get_parameter(name).to(own.dtype)
-            if name in ("value", "attention"):
-                own[here] = given[there]
-            else:
-                own.copy_(given)
+def drawn(numbers: int, seed: int) -> Encoder:
+    """An encoder of N numbers that has learnt nothing: values lie in all directions, numbers say nothing."""
+    value = np.random.default_rng(seed).normal(0, WIDTH**-0.5, (TABLE, WIDTH))
+    return Encoder(value, np.zeros(TABLE), np.zeros((3 * numbers, WIDTH)), np.zeros(WIDTH))
 
 
 def measures(table: Sessions, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -92,115 +44,21 @@ def measures(table: Sessions, centre: np.ndarray, spread: np.ndarray) -> np.ndar
     return flat.reshape(len(table), 3 * flat.shape[1]).astype(np.float32)
 
 
-@torch.no_grad()
 def encode(model: Encoder, table: Sessions, numbers: np.ndarray) -> np.ndarray:
-    """(S, D) float32 unit vectors of the sessions; `model` in float64.
+    """(S, D) float32 unit vectors of the sessions; numbers (S, 3N) as `measures` has them.
 
     Double precision, so that how many sessions are encoded together does not show in the rounded result.
     """
     if not len(table):
         return np.zeros((0, WIDTH), np.float32)
     values, weights = (table.key % TABLE).astype(np.int64), table.damped.astype(np.float32).astype(np.float64)
-    share = weights * np.exp(model.attention.weight.numpy()[:, 0])[values]  # (T,)
-    bag = weighted_sums(table.indptr, share, values, model.value.weight.numpy())  # (S, D)
+    share = weights * np.exp(model.attention)[values]  # (T,)
+    bag = weighted_sums(table.indptr, share, values, model.value)  # (S, D)
     mass = np.bincount(table.row, share, len(table)).clip(min=1e-6)
-    return model(torch.from_numpy(bag / mass[:, None]), torch.from_numpy(numbers).double()).numpy().astype(np.float32)
+    said = bag / mass[:, None] + np.einsum("sn,nd->sd", numbers.astype(np.float64), model.measure) + model.shift
+    return (said / np.linalg.norm(said, axis=1, keepdims=True).clip(min=1e-12)).astype(np.float32)
 
 
 def vectors_of(model: Encoder, key: np.ndarray) -> np.ndarray:
     """(V, D) vectors of values by their keys (V,)."""
-    return np.asarray(model.value.weight.detach().numpy()[(key % TABLE).astype(np.int64)])
-
-
-def fit(
-    table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int, before: Members | None = None
-) -> tuple[Encoder, Members]:
-    """An encoder trained on the sessions of a table (S); account (S,) int codes; numbers (S, 3N) as `measures` has them.
-
-    It goes on from members trained before, if there are such. Returns what its own have become, too. Deterministic under the seed.
-    Trained on a GPU if torch sees one; the rest is small.
-    """
-    known, key = np.unique(table.key % TABLE, return_inverse=True)  # values never seen stay as they are drawn
-    table = replace(table, key=key.astype(np.uint32))
-    torch.manual_seed(seed)
-    members = Members(known, numbers.shape[1] // 3)
-    if before is not None:
-        members.go_on_from(before)
-    threads = torch.get_num_threads()
-    # steps are small: a second thread gained a sixth, and trainings side by side on two cores got in each other's way
-    torch.set_num_threads(1)
-    try:
-        _train(members.to("cuda" if torch.cuda.is_available() else "cpu"), table, account, numbers, seed, steps)
-    finally:
-        torch.set_num_threads(threads)
-    some = np.random.default_rng(seed).permutation(len(table))[:MERGED_BY]
-    return _merged(members.cpu().double().eval(), take(table, some), numbers[some]), members
-
-
-def _train(members: Members, table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int) -> None:
-    """Each step draws accounts, and of each a pair of sessions; the members see the same ones."""
-    rng = np.random.default_rng(seed)
-    optimizer = torch.optim.Adam(members.parameters(), lr=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    order = np.argsort(account, kind="stable")
-    bounds = np.searchsorted(account[order], np.arange(account.max() + 2))
-    able = np.flatnonzero(np.diff(bounds) >= 2)
-    pairs_each = max(1, ACCOUNTS_PER_STEP // len(able))
-    for _ in range(steps):
-        chosen = np.repeat(rng.choice(able, min(ACCOUNTS_PER_STEP, len(able)), replace=False), pairs_each)
-        low, high = bounds[chosen], bounds[chosen + 1]
-        first = low + rng.integers(0, high - low)
-        second = low + (first - low + rng.integers(1, high - low)) % (high - low)
-        rows = order[np.concatenate([first, second])]
-        some = take(table, rows)
-        kept = np.flatnonzero(rng.random(len(some.key)) >= DROPOUT)
-        optimizer.zero_grad()
-        loss_of(members, some, kept, np.tile(chosen, 2), numbers[rows]).backward()
-        optimizer.step()
-        schedule.step()
-
-
-def loss_of(members: Members, table: Sessions, kept: np.ndarray, account: np.ndarray, numbers: np.ndarray) -> torch.Tensor:
-    """What members lose by sessions (S), of whose T values they see those `kept` (K,); account (S,), numbers (S, 3N)."""
-    device = members.value.device
-    said = members(*(x.to(device) for x in _tensors(table, kept, numbers)))
-    return contrast(nn.functional.normalize(said, dim=2), torch.from_numpy(account).to(device))
-
-
-def _tensors(table: Sessions, kept: np.ndarray, numbers: np.ndarray) -> Sequence[torch.Tensor]:
-    """What members take: the values `kept` (K,) of T, and numbers (S, 3N)."""
-    indptr = np.searchsorted(kept, table.indptr)
-    given = (table.key[kept].astype(np.int64), indptr, table.damped[kept].astype(np.float32), numbers)
-    return [torch.from_numpy(array) for array in given]
-
-
-@torch.no_grad()
-def _merged(members: Members, table: Sessions, numbers: np.ndarray) -> Encoder:
-    """One encoder from members in float64; `table` (S) is what they are measured by.
-
-    They weigh alike by their median length. Of the M·D directions those D are kept that carry most of the sessions' unit vectors
-    (principal axes, not centred, since likeness is a scalar product).
-    """
-    given = _tensors(table, np.arange(len(table.key)), numbers)
-    said = members(*(x.double() if x.is_floating_point() else x for x in given))  # (M, S, D)
-    length = said.norm(dim=2).median(1).values.clamp(min=1e-9)[:, None, None]
-    wide = nn.functional.normalize((said / length).transpose(0, 1).flatten(1), dim=1)  # (S, M·D)
-    axes = torch.linalg.eigh(wide.T @ wide)[1].flip(1)[:, :WIDTH].view(MEMBERS, WIDTH, WIDTH)
-    to = ((members.out + torch.eye(WIDTH)) @ axes / length).flatten(0, 1)  # (M·D, D): hidden → what is kept
-    merged = Encoder(numbers.shape[1] // 3).double().eval()
-    value = WIDTH**-0.5 * torch.randn(TABLE, MEMBERS * WIDTH).double()
-    value[members.known] = members.value
-    merged.value.weight.copy_(value @ to)
-    merged.attention.weight[members.known] = members.attention[:, None]
-    merged.measure.weight.copy_((members.measure.weight.T @ to).T)
-    merged.measure.bias.copy_(members.measure.bias @ to + (members.shift @ axes / length).sum((0, 1)))
-    return merged
-
-
-def contrast(z: torch.Tensor, account: torch.Tensor) -> torch.Tensor:
-    """Supervised contrastive loss of unit vectors (M, S, D) with account codes (S,): the sum of the members'."""
-    itself = torch.eye(len(account), device=account.device)
-    same = (account[:, None] == account[None, :]).float() - itself
-    wanted = same / same.sum(1, keepdim=True).clamp(min=1)
-    likeness = z @ z.mT / TEMPERATURE - 1e9 * itself  # (M, S, S)
-    return len(z) * nn.functional.cross_entropy(likeness.flatten(0, 1), wanted.repeat(len(z), 1))
+    return np.asarray(model.value[(key % TABLE).astype(np.int64)])

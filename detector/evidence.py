@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from detector.profiles import Profiles, lookup
 from detector.sessions import Sessions, weighted_sums, with_volume
@@ -37,6 +37,7 @@ COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the 
 PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
 LIFT_CEILING = 4.0  # nats; embeddings are no surer of a value than that
 EXTREME_CEILING = 30.0  # nats; beyond it a tail of a fitted curve says nothing
+LEAST_TAIL = 1e-300  # a probability that is no more than none
 
 
 class Looks(Protocol):
@@ -284,7 +285,7 @@ def tail(values: np.ndarray, mu: np.ndarray, kappa: np.ndarray, alpha: np.ndarra
     spread = np.sqrt(beta * (1 + 1 / kappa) / alpha)
     n = values[:, :, 0]
     far = np.where(n > 0, np.maximum(values[:, :, 4] - mu, mu - values[:, :, 3]), 0) / spread
-    single = stats.t.logsf(far, 2 * alpha) + np.log(2)
+    single = np.log(2 * np.maximum(special.stdtr(2 * alpha, -far), LEAST_TAIL))
     return -np.log(-np.expm1(np.maximum(n, 1) * np.log1p(-np.exp(np.minimum(single, -1e-9)))) + 1e-300)
 
 

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
 
 EXACT_UP_TO = 200_000  # S
 REPAID = 10_000  # Q from which building a graph costs less than it saves
@@ -61,15 +60,16 @@ def nearest(
         return [_by_graph(within.graph, query, limit, own) for query, own in zip(wanted, without, strict=True)]
     best = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(wanted)
     for low in range(0, len(within.vectors), SLICE):
-        part = torch.from_numpy(within.vectors[low : low + SLICE].astype(np.float32))
-        likeness = torch.round(torch.from_numpy(wanted) @ part.T, decimals=DIGITS)  # (Q, slice)
+        part = within.vectors[low : low + SLICE].astype(np.float32)
+        likeness = np.round(wanted @ part.T, DIGITS)  # (Q, slice)
         for q, own in enumerate(without):
-            likeness[q, own[(own >= low) & (own < low + len(part))] - low] = -torch.inf
-        least = likeness.topk(min(limit, len(part)), dim=1).values.min(dim=1, keepdim=True).values  # (Q, 1)
-        found = (likeness >= least) & (likeness > -torch.inf)  # all that are as near as the last of them: a choice is made below
+            likeness[q, own[(own >= low) & (own < low + len(part))] - low] = -np.inf
+        most = min(limit, len(part))
+        least = np.partition(likeness, -most, axis=1)[:, -most, None]  # (Q, 1)
+        found = (likeness >= least) & (likeness > -np.inf)  # all that are as near as the last of them: a choice is made below
         for q, (positions, likenesses) in enumerate(best):
-            here = found[q].nonzero()[:, 0]
-            more = np.concatenate([positions, here.numpy() + low]), np.concatenate([likenesses, likeness[q, here].numpy()])
+            here = np.flatnonzero(found[q])
+            more = np.concatenate([positions, here + low]), np.concatenate([likenesses, likeness[q, here]])
             best[q] = _first(*more, limit)
     return best
 

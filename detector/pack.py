@@ -24,7 +24,7 @@ from detector.facets import Facets
 from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 
-FORMAT = 6
+FORMAT = 7
 BOOSTING_TYPES = frozenset(
     {
         "sklearn._loss.link.LogitLink",
@@ -68,7 +68,7 @@ class Pack:
 def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     """Every array of a pack by name."""
     out = {f"population.{f.name}": getattr(pack.population, f.name) for f in fields(Population)}
-    out |= {f"encoder.{name}": tensor.numpy() for name, tensor in pack.encoder.state_dict().items()}
+    out |= {f"encoder.{f.name}": getattr(pack.encoder, f.name) for f in fields(Encoder)}
     if pack.drift is not None:
         out |= {f"drift.{f.name}": getattr(pack.drift, f.name) for f in fields(drift.Reference)}
     if pack.fusion is not None and pack.scores is not None:
@@ -154,15 +154,11 @@ def load(folder: Path) -> Pack:
 
 def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> Pack:
     import skops.io
-    import torch
 
     text, number, log_scale = (tuple(manifest[name]) for name in ("text", "number", "log_scale"))
     facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"])
     population = Population(**{f.name: arrays[f"population.{f.name}"] for f in fields(Population)})
-    encoder = Encoder(len(facets.number) + 1).double().eval()
-    encoder.load_state_dict(
-        {n.removeprefix("encoder."): torch.from_numpy(a) for n, a in arrays.items() if n.startswith("encoder.")}
-    )
+    encoder = Encoder(**{f.name: arrays[f"encoder.{f.name}"] for f in fields(Encoder)})
 
     def ref(name: str) -> Reference:
         packed = arrays[f"reference.{name}"]

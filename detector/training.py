@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from detector.profiles import take as take_profiles
 from detector.records import Batch, Doubt, Label
 from detector.sessions import Sessions, assign, bounded, close_time, combine, empty, take, with_volume
 from detector.settings import SessionSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from detector import contrastive
 
 EARLIER = 0.65  # share of history that population and encoder see before the rest is judged
 PEERS = 64  # J: more blurred nothing and cost memory per account
@@ -74,7 +77,7 @@ class _Model:
     population: Population
     model: encoder.Encoder
     shape: Shape
-    members: encoder.Members  # of the encoder, to go on from
+    members: contrastive.Members  # of the encoder, to go on from
 
 
 def sessions_of(batch: Batch, facets: Facets, rules: SessionSettings) -> Sessions:
@@ -239,10 +242,7 @@ def train(
 
 def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
     """A pack to begin with, from the first events that come: facets, an encoder as it is initialised, no habits of others."""
-    import torch
-
     found = find_facets(batch, kinds)
-    torch.manual_seed(seed)
     numbers, facets = len(found.number) + 1, len(found.text)
     population = Population(
         vocabulary=np.empty(0, np.uint32),
@@ -262,8 +262,9 @@ def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
         value_vector=np.zeros((0, encoder.WIDTH), np.float16),
         value_level=np.zeros(0, np.float32),
     )
-    model = encoder.Encoder(numbers).double().eval()
-    pack = Pack("", found, population, model, None, None, -np.inf, -np.inf, 0, 0.0, seed, {"untrained": True})
+    pack = Pack(
+        "", found, population, encoder.drawn(numbers, seed), None, None, -np.inf, -np.inf, 0, 0.0, seed, {"untrained": True}
+    )
     return replace(pack, id=f"untrained-{content_id(pack)[:6]}", trusted_until=-1e18, trained_until=-1e18)
 
 
@@ -279,7 +280,7 @@ def _without_constants(found: Facets, table: Sessions) -> tuple[Facets, Sessions
 
 
 def _fit_model(
-    found: Facets, table: Sessions, account: np.ndarray, accounts: int, seed: int, before: encoder.Members | None = None
+    found: Facets, table: Sessions, account: np.ndarray, accounts: int, seed: int, before: contrastive.Members | None = None
 ) -> _Model:
     """Population and encoder from the sessions of a table; account (S,) codes below `accounts`; before: what it goes on from."""
     centre, pull, shape, scale = fit_numbers(with_volume(table), account, accounts)
@@ -287,7 +288,9 @@ def _fit_model(
     numbers = {"centre": centre, "pull": pull, "shape": shape, "scale": scale}
     population = Population(**dict.fromkeys((f.name for f in fields(Population)), none) | numbers)
     measured = encoder.measures(table, centre, population.spread)
-    model, members = encoder.fit(table, account, measured, seed, STEPS_ON if before is not None else STEPS, before)
+    from detector import contrastive
+
+    model, members = contrastive.fit(table, account, measured, seed, STEPS_ON if before is not None else STEPS, before)
     embedding = encoder.encode(model, table, measured)
     long = np.zeros((accounts, encoder.WIDTH))
     np.add.at(long, account, embedding)

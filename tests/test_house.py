@@ -11,6 +11,7 @@ CORE = {
     "sessions": set(),
     "facets": {"sessions"},
     "encoder": {"sessions"},
+    "contrastive": {"encoder", "sessions"},
     "profiles": {"sessions"},
     "evidence": {"sessions", "profiles"},
     "attacks": {"facets", "sessions"},

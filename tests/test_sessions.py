@@ -4,11 +4,10 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.encoder import Encoder, encode, measures
+from detector.encoder import drawn, encode, measures
 from detector.facets import Facets, as_sessions, observe
 from detector.opened import open_to_bytes
 from detector.records import Batch
@@ -159,8 +158,7 @@ def test_of_too_many_values_the_first_stay_wherever_the_batches_were_cut(size: i
 
 
 def test_an_open_session_grown_event_by_event_is_embedded_as_one_computed_afresh() -> None:
-    torch.manual_seed(0)
-    batch, model = one_long_session(2000), Encoder(len(FACETS.number) + 1).double().eval()
+    batch, model = one_long_session(2000), drawn(len(FACETS.number) + 1, 0)
     centre, spread = np.zeros(len(FACETS.number) + 1), np.ones(len(FACETS.number) + 1)
     grown, afresh = (encode(model, t, measures(t, centre, spread)) for t in (in_pieces(batch, 50), whole(batch)))
     assert np.abs(grown - afresh).max() <= 1e-5

@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from detector import attacks, belief, encoder, fusion, scoring, training
+from detector import attacks, belief, contrastive, fusion, scoring, training
 from detector.evidence import EMBEDDING_CHANNELS, EXTREME, RATE, channel_names, channels
 from detector.facets import Facets
 from detector.history import concat
@@ -65,7 +65,7 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "no boosting": lambda: opinions(False, True, True),
     "no PyOD forest": lambda: opinions(True, False, True),
     "no plain sum": lambda: opinions(True, True, False),
-    "one encoder, not four merged": lambda: [mock.patch.object(encoder, "MEMBERS", 1)],
+    "one encoder, not four merged": lambda: [mock.patch.object(contrastive, "MEMBERS", 1)],
     "no evidence per value": lambda: without(lambda name, _: name.endswith(RATE)),
     "no strangest value": lambda: without(lambda name, looks: name.removesuffix(EXTREME) in {*looks.text} - {name}),
     "no order beside its values": lambda: without(lambda name, _: name == f"pair{RATE}"),

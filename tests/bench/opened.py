@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from detector import scoring
 from detector.calibration import Watch
@@ -78,7 +77,6 @@ def median(run: Callable[[], object]) -> float:
 def main() -> None:
     """A line for each length."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
     pack = untrained(events(0, 10_000), {}, 0)
     numbers, parts = len(pack.facets.number), events(0, max(LENGTHS) + MORE)
     record, done = b"", 0
