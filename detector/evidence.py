@@ -164,17 +164,31 @@ def log_sum_exp(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.exp(x - top[..., None]).sum(axis=-1)) + top)
 
 
+@dataclass(frozen=True)
+class Shares:
+    """How probable the values (T,) of sessions are elsewhere; the parameters of the predictive have no part in it."""
+
+    peers: np.ndarray  # among the peers of the account
+    everybody: np.ndarray  # among all
+    suits: np.ndarray  # among all, as far as they suit the account's embedding
+
+
 def text_channels(
-    table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population
+    table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population, shares: Shares | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(S, F) nats of all values of a facet, (S, F) nats per value, and (S, F) nats of the strangest value."""
+    """(S, F) nats of all values of a facet, (S, F) nats per value, and (S, F) nats of the strangest value.
+
+    shares: as `shares_of` has them, if they are known already.
+    """
     sessions, facets, members = peers.shape
     weight = peer_weights(profiles.affinity)  # (S, J)
     row, facet = table.row, table.facet
     cell = row * facets + facet  # (T,)
     counted, _ = lookup(profiles, row, table.key)  # (T,)
-    base, own_peers, everybody = base_of(table, profiles, weight, population)
-    theta = predictive(counted, profiles.total[row, facet], profiles.kinds[row, facet], base, population, facet)
+    shares = shares_of(table, profiles, population) if shares is None else shares
+    base = base_of(shares, population, facet)
+    total, kinds = profiles.total[row, facet], profiles.kinds[row, facet]
+    theta = predictive(counted, total, kinds, base, population.discount[facet], population.strength[facet])
     damped, log_theta = table.damped, np.log(theta)
 
     def by_facet(x: np.ndarray) -> np.ndarray:
@@ -182,7 +196,7 @@ def text_channels(
 
     others = np.log(np.maximum(1 - weight, 1e-6) / max(members - 1, 1))  # (S, J)
     other = log_sum_exp(peers + others[:, None, :])  # (S, F)
-    crowd = (members * everybody - own_peers) / (members - 1) if members > 1 else everybody  # (T,)
+    crowd = (members * shares.everybody - shares.peers) / (members - 1) if members > 1 else shares.everybody  # (T,)
     each = np.log(np.maximum(crowd, 1e-12)) - log_theta
     ratio = by_facet(damped * each) / np.maximum(by_facet(damped), 1e-9)
     strangest = np.full(sessions * facets, -np.inf)
@@ -193,48 +207,54 @@ def text_channels(
     return whole, rate, extreme
 
 
-def shares_of(table: Sessions, weight: np.ndarray, population: Population) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) probability of each value among the peers of its account, of weight (S, J); and among everybody."""
-    row = vocabulary_row(table, population)
-    return np.einsum("tj,tj->t", population.share[row], weight[table.row]), population.mean_share[row]
+def shares_of(table: Sessions, profiles: Profiles, population: Population) -> Shares:
+    """The shares of each session's values for its profile, row by row."""
+    at = vocabulary_row(table, population)
+    own, everybody = _among(table, at, peer_weights(profiles.affinity), population)
+    return Shares(own, everybody, everybody * lift(table, at, profiles, population))
 
 
-def base_of(
-    table: Sessions, profiles: Profiles, weight: np.ndarray, population: Population
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(T,) probability of each value as far as the owner does what is new, and as in `shares_of` what it is made of."""
-    own, everybody = shares_of(table, weight, population)
-    blend, alike = population.blend[table.facet], population.alike[table.facet]
-    suits = everybody * lift(table, profiles, population)
-    return (1 - alike) * ((1 - blend) * own + blend * everybody) + alike * suits, own, everybody
-
-
-def lift(table: Sessions, profiles: Profiles, population: Population) -> np.ndarray:
-    """(T,) how much likelier each value is for the account than for the mean one, by their embeddings; 1 where nothing is known."""
-    out, size = np.ones(len(table.key)), len(population.vocabulary)
-    some = np.flatnonzero((population.alike[table.facet] > 0) & (profiles.history > 0)[table.row])
-    if not len(some) or not size:
-        return out
-    at = vocabulary_row(table, population)[some]
-    some, at = some[at < size], at[at < size]
-    long = profiles.long.astype(np.float64)
-    long /= np.maximum(np.sqrt(np.einsum("sd,sd->s", long, long)), 1e-9)[:, None]
-    suits = EMBEDDING_SCALE * np.einsum("td,td->t", population.value_vector[at].astype(np.float64), long[table.row[some]])
-    out[some] = np.exp(np.minimum(suits - population.value_level[at], LIFT_CEILING))
-    return out
+def base_of(shares: Shares, population: Population, facet: np.ndarray) -> np.ndarray:
+    """(T,) probability of each value as far as the owner does what is new."""
+    blend, alike = population.blend[facet], population.alike[facet]
+    return (1 - alike) * ((1 - blend) * shares.peers + blend * shares.everybody) + alike * shares.suits
 
 
 def base_share(table: Sessions, weight: np.ndarray, population: Population, blend: np.ndarray) -> np.ndarray:
     """(T,) probability of each value among the peers of its account, of weight (S, J), blended with everybody by `blend` (T,)."""
-    own, everybody = shares_of(table, weight, population)
+    own, everybody = _among(table, vocabulary_row(table, population), weight, population)
     return (1 - blend) * own + blend * everybody
 
 
+def _among(table: Sessions, at: np.ndarray, weight: np.ndarray, population: Population) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) probability of each value (T,) among the peers of its account, of weight (S, J); and among everybody."""
+    return np.einsum("tj,tj->t", population.share[at], weight[table.row]), population.mean_share[at]
+
+
+def lift(table: Sessions, at: np.ndarray, profiles: Profiles, population: Population) -> np.ndarray:
+    """(T,) how much likelier each value is for the account than for the mean one, by their embeddings; 1 where nothing is known.
+
+    at: (T,) as `vocabulary_row` has it.
+    """
+    out = np.ones(len(table.key))
+    within = at < len(population.vocabulary)
+    some = np.flatnonzero(within & (population.alike[table.facet] > 0) & (profiles.history > 0)[table.row])
+    if not len(some):
+        return out
+    long = profiles.long.astype(np.float64)
+    long /= np.maximum(np.sqrt(np.einsum("sd,sd->s", long, long)), 1e-9)[:, None]
+    suits = EMBEDDING_SCALE * np.einsum("td,td->t", population.value_vector[at[some]].astype(np.float64), long[table.row[some]])
+    out[some] = np.exp(np.minimum(suits - population.value_level[at[some]], LIFT_CEILING))
+    return out
+
+
 def predictive(
-    counted: np.ndarray, total: np.ndarray, kinds: np.ndarray, base: np.ndarray, population: Population, facet: np.ndarray
+    counted: np.ndarray, total: np.ndarray, kinds: np.ndarray, base: np.ndarray, d: np.ndarray | float, s: np.ndarray | float
 ) -> np.ndarray:
-    """(T,) Pitman-Yor probability of a value: damped count, the facet's total and kinds, the peers' share `base`."""
-    d, s = population.discount[facet], population.strength[facet]
+    """(T,) Pitman-Yor probability of a value: damped count, the facet's total and kinds, its probability if it is new, `base`.
+
+    d: discount, s: strength; (T,), or one for all.
+    """
     new = (s + d * kinds) * base
     return np.maximum((np.maximum(counted - d * np.minimum(counted, 1), 0) + new) / (total + s), 1e-12)
 

@@ -10,7 +10,7 @@ Axes: S sessions, C channels, A accounts, J peers, F text facets, N numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
@@ -24,12 +24,13 @@ from detector.errors import TrainingError
 from detector.evidence import (
     EMBEDDING_SCALE,
     Population,
+    Shares,
     base_of,
     channel_names,
     channels,
     peer_log_likelihood,
-    peer_weights,
     predictive,
+    shares_of,
     text_channels,
 )
 from detector.facets import PARENT, Facets, ancestors, as_number, as_sessions, discover, factorize, observe
@@ -204,8 +205,9 @@ def train(
     taught = np.flatnonzero(doubt < belief.DOUBTED)
     table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
     first = _fit_model(found, take(table, np.arange(cut)), account[:cut], len(users), seed)
-    first = replace(first, population=_with_predictive(first, table, account, cut, seed))
-    judged, scores, ps, report = _fit_fusion(first, table, account, cut, late, owners, users, said, seed)
+    warm = _known(first, take(table, np.arange(cut)), account[:cut], len(users))
+    first = replace(first, population=_with_predictive(first, take(table, np.arange(cut, len(table))), account[cut:], warm, seed))
+    judged, scores, ps, report = _fit_fusion(first, table, account, cut, late, owners, users, warm, said, seed)
     final = _fit_model(found, table, account, len(users), seed, first.members)
     fitted = {name: getattr(first.population, name) for name in PREDICTIVE}
     population = replace(final.population, **fitted)
@@ -385,24 +387,26 @@ def fit_numbers(values: np.ndarray, account: np.ndarray, accounts: int) -> tuple
     return out[0], out[1], out[2], out[3]
 
 
-def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: int, seed: int) -> Population:
-    """The population with the parameters of each text facet that the later part of history speaks for.
+def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> Population:
+    """The population with the parameters of each text facet that the later part of history speaks for, its sessions (S).
 
     For every blend: the Pitman-Yor parameters under which the owners' later sessions are most likely. Of the blends: the one whose
     evidence best tells owners' later sessions from other accounts'. What suits the embedding is mixed in where looks tell better.
     """
-    profiles = _walk(model, take(table, np.arange(cut)), account[:cut], blank(int(account.max()) + 1, model.shape, 0.0))[0]
-    late, mine = take(table, np.arange(cut, len(table))), account[cut:]
     rng = np.random.default_rng(seed)
-    stranger = rng.permutation(len(mine))
-    judged = np.flatnonzero((profiles.history[mine] > 0) & (mine[stranger] != mine))[:ENOUGH_SESSIONS]
-    owners, thieves = take(late, judged), take(late, stranger[judged])
-    own, population = take_profiles(profiles, mine[judged]), model.population
-    facets = len(model.facets.text)
+    stranger = rng.permutation(len(account))
+    judged = np.flatnonzero((warm.history[account] > 0) & (account[stranger] != account))[:ENOUGH_SESSIONS]
+    own, population, facets = take_profiles(warm, account[judged]), model.population, len(model.facets.text)
+    open_to_all = replace(population, alike=np.full(facets, ALIKE))  # where it is not, shares need not be known
+    looked_at = []
+    for rows in (judged, stranger[judged]):
+        some = take(table, rows)
+        looked_at.append((some, peer_log_likelihood(some, population, facets), shares_of(some, own, open_to_all)))
+    likely = _Likely.of(looked_at[0][0], own, looked_at[0][2])
 
     def tells(trial: Population) -> np.ndarray:
         """(3, F) AUC of the three looks at each facet."""
-        looks = [text_channels(t, own, peer_log_likelihood(t, trial, facets), trial) for t in (owners, thieves)]
+        looks = [text_channels(some, own, peers, trial, shares) for some, peers, shares in looked_at]
         return np.array([[fusion.auc(a[:, f], b[:, f]) for f in range(facets)] for a, b in zip(*looks, strict=True)])
 
     def instead(better: np.ndarray, trial: Population, chosen: Population) -> Population:
@@ -411,31 +415,44 @@ def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, cut: i
     best = np.full((3, facets), -np.inf)
     chosen = population
     for blend in BLENDS:
-        trial = _most_likely(replace(population, blend=np.full(facets, blend)), owners, own)
+        trial = likely.fitted(replace(population, blend=np.full(facets, blend)))
         told = tells(trial)
         better = told[0] > best[0] + LEAST_GAIN
         best, chosen = np.where(better, told, best), instead(better, trial, chosen)
-    trial = _most_likely(replace(chosen, alike=np.full(facets, ALIKE)), owners, own)
+    trial = likely.fitted(replace(chosen, alike=open_to_all.alike))
     return instead(tells(trial).mean(axis=0) > best.mean(axis=0) + LEAST_ALIKE, trial, chosen)
 
 
-def _most_likely(population: Population, table: Sessions, profiles: Profiles) -> Population:
-    """The population with the Pitman-Yor parameters of each facet under which owners' sessions (S, row by row) are most likely."""
-    facet = table.facet.astype(np.int64)
-    counted, _ = lookup(profiles, table.row, table.key)
-    base = base_of(table, profiles, peer_weights(profiles.affinity), population)[0]
-    total, kinds = profiles.total[table.row, facet], profiles.kinds[table.row, facet]
-    discount, strength = population.discount.copy(), population.strength.copy()
-    best = np.full(len(discount), -np.inf)
-    for d in DISCOUNTS:
-        for s in STRENGTHS:
-            trial = replace(population, discount=np.full(len(best), d), strength=np.full(len(best), s))
-            theta = predictive(counted, total, kinds, base, trial, facet)
-            likelihood = np.bincount(facet, table.damped * np.log(theta), len(best))
-            better = likelihood > best
-            best = np.where(better, likelihood, best)
-            discount, strength = np.where(better, d, discount), np.where(better, s, strength)
-    return replace(population, discount=discount, strength=strength)
+@dataclass(frozen=True)
+class _Likely:
+    """What says how likely owners' values (T,) are under Pitman-Yor parameters."""
+
+    facet: np.ndarray  # (T,)
+    damped: np.ndarray  # (T,) how much each value counts
+    counted: np.ndarray  # (T,) in the profile
+    kinds: np.ndarray  # (T,) of the facet in the profile
+    total: np.ndarray  # (T,) of the facet in the profile
+    shares: Shares
+
+    @staticmethod
+    def of(table: Sessions, profiles: Profiles, shares: Shares) -> _Likely:
+        facet = table.facet.astype(np.int64)
+        kinds, total = profiles.kinds[table.row, facet], profiles.total[table.row, facet]
+        return _Likely(facet, table.damped, lookup(profiles, table.row, table.key)[0], kinds, total, shares)
+
+    def fitted(self, population: Population) -> Population:
+        """The population with the Pitman-Yor parameters of each facet under which these values are most likely."""
+        base = base_of(self.shares, population, self.facet)
+        discount, strength = population.discount.copy(), population.strength.copy()
+        best = np.full(len(discount), -np.inf)
+        for d in DISCOUNTS:
+            for s in STRENGTHS:
+                theta = predictive(self.counted, self.total, self.kinds, base, d, s)
+                likelihood = np.bincount(self.facet, self.damped * np.log(theta), len(best))
+                better = likelihood > best
+                best = np.where(better, likelihood, best)
+                discount, strength = np.where(better, d, discount), np.where(better, s, strength)
+        return replace(population, discount=discount, strength=strength)
 
 
 @dataclass(frozen=True)
@@ -449,6 +466,27 @@ class _Sample:
     score: np.ndarray  # (S,) nats, as in live running; none for attacks
 
 
+def _in_turn(account: np.ndarray) -> Iterator[np.ndarray]:
+    """Sessions (S,) in their order, as many at once as may be: those that are the first of their accounts, the second …"""
+    order = np.argsort(account, kind="stable")
+    heads = np.flatnonzero(np.diff(account[order], prepend=-1))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
+    by_rank = np.argsort(rank, kind="stable")
+    for low, high in pairwise(np.searchsorted(rank[by_rank], np.arange(rank.max(initial=-1) + 2))):
+        yield by_rank[low:high]
+
+
+def _known(model: _Model, table: Sessions, account: np.ndarray, accounts: int) -> Profiles:
+    """Profiles (A) that have learnt the sessions (S) of their accounts (S,)."""
+    profiles = blank(accounts, model.shape, 0.0)
+    for now in _in_turn(account):
+        some, mine = take(table, now), take_profiles(profiles, account[now])
+        embedding, affinity, whole = _lesson(model, some)
+        put(profiles, account[now], learn(mine, some, whole, embedding, affinity))
+    return profiles
+
+
 def _walk(
     model: _Model,
     table: Sessions,
@@ -456,26 +494,19 @@ def _walk(
     profiles: Profiles,
     attacks_rng: np.random.Generator | None = None,
     fitted: fusion.Fusion | None = None,
-) -> tuple[Profiles, _Sample, _Sample | None]:
+) -> tuple[_Sample, _Sample | None]:
     """Turn sessions into channels and learn them, in their order; beside simulated takeovers where `attacks_rng` is given.
 
     With a fusion, it goes as in live running: doubt is carried over, and only calm sessions are learnt.
     """
     measured = encoder.measures(table, model.population.centre, model.population.spread)
     embedding = encoder.encode(model.model, table, measured)
-    order = np.argsort(account, kind="stable")
-    heads = np.flatnonzero(np.diff(account[order], prepend=-1))
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order)) - np.repeat(heads, np.diff(np.append(heads, len(order))))
-    by_rank = np.argsort(rank, kind="stable")
-    bounds = np.searchsorted(rank[by_rank], np.arange(rank.max(initial=-1) + 2))
     nats = np.zeros((len(table), len(channel_names(model.facets.text, (*model.facets.number, "volume")))))
     e, (boosting, heard, llr, carried) = np.zeros_like(nats), np.zeros((4, len(table)))
     history = np.zeros(len(table), np.int64)
     taken: list[tuple[np.ndarray, ...]] = []
     profiles = take_profiles(profiles, np.arange(len(profiles)))
-    for low, high in pairwise(bounds):
-        now = by_rank[low:high]
+    for now in _in_turn(account):
         some, mine = take(table, now), take_profiles(profiles, account[now])
         peers = peer_log_likelihood(some, model.population, model.shape.facets)
         nats[now] = channels(some, mine, embedding[now], peers, model.population, model.facets)
@@ -494,17 +525,17 @@ def _walk(
         new = learn(mine, some, weight, embedding[now], peers.sum(axis=1))
         new = replace(new, doubt=doubt, unlearnt=belief.patience(doubt, mine.unlearnt))
         new = waiting.held(new, some, belief.waits(doubt, weight))
-        put(profiles, account[now], waiting.taught(new, some.user, len(model.facets.number), partial(_late_lesson, model)))
+        put(profiles, account[now], waiting.taught(new, some.user, len(model.facets.number), partial(_lesson, model)))
     takeovers = None
     if taken:
         stolen, known, events, kind = (np.concatenate([t[i] for t in taken]) for i in range(4))
         takeovers = _Sample(stolen, known, events, kind, np.empty(0))
     said = fusion.Opinion(e, boosting, heard, history, llr)
     score = fusion.strangeness(fitted, said) + carried if fitted is not None else carried
-    return profiles, _Sample(nats, history, table.events, np.empty(0), score), takeovers
+    return _Sample(nats, history, table.events, np.empty(0), score), takeovers
 
 
-def _late_lesson(model: _Model, table: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lesson(model: _Model, table: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     measured = encoder.measures(table, model.population.centre, model.population.spread)
     affinity = peer_log_likelihood(table, model.population, model.shape.facets).sum(axis=1)
     return encoder.encode(model.model, table, measured), affinity, np.ones(len(table))
@@ -534,6 +565,7 @@ def _fit_fusion(
     late: tuple[Sessions, np.ndarray],
     owners: np.ndarray,
     users: np.ndarray,
+    warm: Profiles,
     said: _Said,
     seed: int,
 ) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, dict[str, Any]]:
@@ -544,13 +576,12 @@ def _fit_fusion(
     """
     rng = np.random.default_rng(seed)
     nothing = blank(len(users), model.shape, 0.0)
-    warm = _walk(model, take(table, np.arange(cut)), account[:cut], nothing)[0]
     judged = np.arange(max(cut, len(table) - ENOUGH_SESSIONS), len(table))
     some, mine = take(table, judged), account[judged]
     starts = (warm, nothing)  # young accounts are seen by forgetting all
     walks = [_walk(model, some, mine, start, rng) for start in starts]
-    own = _joined([known for _, known, _ in walks])
-    bad = _joined([taken for _, _, taken in walks if taken is not None])
+    own = _joined([known for known, _ in walks])
+    bad = _joined([taken for _, taken in walks if taken is not None])
     weight = np.array([attacks.PRIOR[attacks.KINDS[k]] for k in bad.kind])
     thieves, worth = _labelled(model, said, False, users, warm)
     dismissed, times = _labelled(model, said, True, users, warm)
@@ -563,9 +594,9 @@ def _fit_fusion(
         np.concatenate([weight, TRUE * worth]),
         seed,
     )
-    lived = [_of(_walk(model, *late, start, fitted=fitted)[1], owners) for start in starts]
+    lived = [_of(_walk(model, *late, start, fitted=fitted)[0], owners) for start in starts]
     scores = fusion.references_by_history(_joined(lived).score, _joined(lived).history)
-    taken, n = walks[0][2], len(some)
+    taken, n = walks[0][1], len(some)
     if taken is None:
         raise TrainingError("no later part of history to judge")
     caught = fusion.strangeness(fitted, fusion.judge(fitted, taken.channels, taken.history, taken.events))

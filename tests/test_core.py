@@ -22,6 +22,11 @@ def history(trained: Pack) -> Sessions:
     return training.sessions_of(batch_of(rows_of_people()), trained.facets, SessionSettings())
 
 
+def lift_of(table: Sessions, known: profiles.Profiles, population: evidence.Population) -> np.ndarray:
+    """How well values suit their accounts' embeddings."""
+    return evidence.lift(table, evidence.vocabulary_row(table, population), known, population)
+
+
 def learnt(table: Sessions, trained: Pack, times: int = 1) -> profiles.Profiles:
     """One profile per session of the table, each having learnt it `times` times."""
     known = profiles.blank(len(table), trained.shape, 0.0)
@@ -304,11 +309,11 @@ def test_a_value_suits_an_account_whose_embedding_is_like_it_and_nothing_is_said
     suited = replace(trained.population, alike=np.full(facets, 0.5))
     others = np.roll(np.arange(len(table)), 1)
     strange = table.user[table.row] != table.user[others][table.row]
-    own, foreign = (np.log(evidence.lift(table, whose, suited)) for whose in (known, profiles.take(known, others)))
+    own, foreign = (np.log(lift_of(table, whose, suited)) for whose in (known, profiles.take(known, others)))
     assert own[strange].mean() > foreign[strange].mean() + 0.2
     assert np.abs(own).max() > 0
     assert (own <= evidence.LIFT_CEILING).all()
-    alone = [np.log(evidence.lift(take(table, np.array([s])), profiles.take(known, np.array([s])), suited)) for s in range(9)]
+    alone = [np.log(lift_of(take(table, np.array([s])), profiles.take(known, np.array([s])), suited)) for s in range(9)]
     assert np.array_equal(np.concatenate(alone), own[: sum(map(len, alone))])
     unseen = replace(table, key=table.key ^ np.uint32(0x5A5A))
     for some, whose, population in (
@@ -316,7 +321,7 @@ def test_a_value_suits_an_account_whose_embedding_is_like_it_and_nothing_is_said
         (table, known, replace(suited, alike=np.zeros(facets))),
         (unseen, known, suited),
     ):
-        assert (evidence.lift(some, whose, population) == 1).all()
+        assert (lift_of(some, whose, population) == 1).all()
 
 
 def test_people_are_told_all_looks_at_a_text_facet_as_one(trained: Pack) -> None:
