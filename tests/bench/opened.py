@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -98,10 +99,10 @@ def main() -> None:
         told = {
             "events": length,
             "ten_more_ms": median(grown),
-            "ten_alone_ms": median(lambda few=few: stepped(few, empty(numbers), pack, np.inf)),
+            "ten_alone_ms": median(partial(stepped, few, empty(numbers), pack, np.inf)),
             "values": int(np.diff(grown().closed.indptr)[0]),
             "bytes": len(record),
-            "afresh_ms": round(measured(lambda whole=whole: afresh(whole, pack.facets, pack)), 1),
+            "afresh_ms": round(measured(partial(afresh, whole, pack.facets, pack)), 1),
             "largest_difference": float(np.abs(grown().embeddings - new).max()),
         }
         print(json.dumps(told), flush=True)

@@ -34,8 +34,8 @@ Session = tuple[str, float, float, np.ndarray]  # user, start, end, features
 def main() -> int:
     """Print the table, or run one rival."""
     if len(sys.argv) > 2:
-        name, log, since, out = sys.argv[1:]
-        RIVALS[name](Path(log), float(since), Path(out))
+        name, events_of, from_, to = sys.argv[1:]
+        RIVALS[name](Path(events_of), float(from_), Path(to))
         return 0
     town = simulate(0, int(sys.argv[1]) if len(sys.argv) > 1 else ACCOUNTS, WEEKS, PER_KIND)
     os.environ["OMP_NUM_THREADS"] = "1"

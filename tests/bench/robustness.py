@@ -49,6 +49,7 @@ class Judged:
     channels: np.ndarray  # (S, C) nats
     score: np.ndarray  # (S,)
     known: np.ndarray  # (S,) sessions
+    end: np.ndarray  # (S,) seconds
     stolen: np.ndarray  # (S,) bool
 
 
@@ -121,6 +122,7 @@ def judge(batch: Batch, log: str, settings: Settings, windows: Windows) -> Judge
         np.array([nats[v.user, v.session, v.start] for v in late]),
         np.array([v.score for v in late]),
         np.array([v.history for v in late]),
+        np.array([v.end for v in late]),
         np.array([takeover_of(windows, v.user, v.session, v.start, v.end) is not None for v in late]),
     )
 
