@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detector import outliers
+from detector import outliers, trees
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -85,7 +85,7 @@ class Fusion:
     """What turns (S, C) channels into strangeness and log-likelihood ratios."""
 
     channels: tuple[tuple[Reference, ...], ...]  # C channels of M references
-    boosting: HistGradientBoostingClassifier
+    boosting: trees.Trees  # (C + 2 columns: e and context) log-odds
     forest: outliers.Forest
     boosting_reference: Reference
     forest_reference: Reference
@@ -135,7 +135,7 @@ def context(history: np.ndarray, events: np.ndarray) -> np.ndarray:
 def judge(fusion: Fusion, channels: np.ndarray, history: np.ndarray, events: np.ndarray) -> Opinion:
     """The fusion's opinion of (S, C) channels; each session's opinion depends on that session alone."""
     e = calibrate(fusion.channels, channels, history)
-    odds = fusion.boosting.decision_function(np.concatenate([e, context(history, events)], axis=1))
+    odds = trees.total(fusion.boosting, np.concatenate([e, context(history, events)], axis=1))
     boosting = surprise(odds, fusion.boosting_reference)
     heard = boosting + _spoken(surprise(e @ fusion.relevance, fusion.sum_reference), boosting, history)
     llr = np.clip(LLR_ODDS * odds + LLR_HEARD * heard + fusion.llr_shift, LLR_LOW, LLR_HIGH)
@@ -180,7 +180,7 @@ def fit(
     odds = np.zeros(len(x))
     for k in (0, 1):
         there, here = fold != k, fold == k
-        odds[here] = _boosting(channels, seed).fit(coarse[there], y[there], weights[there]).decision_function(x[here])
+        odds[here] = trees.total(_boosting(coarse[there], y[there], weights[there], seed), x[here])
     forest = outliers.fit(e_owners[:, shown], seed)
     outlier, own, total = outliers.score(forest, e_owners[:, shown]), odds[: len(owners)], e_owners @ relevance
     references_of = opinions_of(own, outlier, total)
@@ -188,7 +188,7 @@ def fit(
     heard = boosting + _spoken(surprise(total, references_of[2]), boosting, history)
     fitted = Fusion(
         references,
-        _boosting(channels, seed).fit(coarse, y, weights),
+        _boosting(coarse, y, weights, seed),
         forest,
         *references_of,
         relevance,
@@ -219,7 +219,13 @@ def _llr_shift(raw: np.ndarray) -> float:
     return shift
 
 
-def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:
+def _boosting(x: np.ndarray, y: np.ndarray, weights: np.ndarray, seed: int) -> trees.Trees:
+    """Trees that tell thieves (y 1) from owners (y 0) by the e of the channels and, last, the context (S, C + 2)."""
+    return trees_of(grown(x, y, weights, seed))
+
+
+def grown(x: np.ndarray, y: np.ndarray, weights: np.ndarray, seed: int) -> HistGradientBoostingClassifier:
+    """The boosting as its library has it."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     return HistGradientBoostingClassifier(
@@ -228,10 +234,17 @@ def _boosting(channels: int, seed: int) -> HistGradientBoostingClassifier:
         learning_rate=0.1,
         min_samples_leaf=30,
         l2_regularization=1.0,
-        monotonic_cst=[1] * channels + [0, 0],
+        monotonic_cst=[1] * (x.shape[1] - 2) + [0, 0],
         early_stopping=False,
         random_state=seed,
-    )
+    ).fit(x, y, weights)
+
+
+def trees_of(boosting: HistGradientBoostingClassifier) -> trees.Trees:
+    """The same as arrays."""
+    asked = ("feature_idx", "num_threshold", "left", "right", "value")
+    parts = [tuple(one.nodes[name] for name in asked) for (one,) in boosting._predictors]
+    return trees.joined(parts, float(boosting._baseline_prediction.item()))
 
 
 def auc(owners: np.ndarray, thieves: np.ndarray, weight: np.ndarray | None = None) -> float:

@@ -5,49 +5,55 @@ The only module that imports pyod. ECOD and COPOD are out of the question: their
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from detector.errors import PackError
-
-if TYPE_CHECKING:
-    from pyod.models.iforest import IForest
-
-    Forest = IForest
+from detector.trees import Trees, joined, total
 
 TREES = 100
 SAMPLE = 512
-ALLOWED = frozenset({"pyod.models.iforest.IForest", "sklearn.tree._tree.Tree"})
 
 
-def fit(deviations: np.ndarray, seed: int) -> IForest:
+@dataclass(frozen=True)
+class Forest:
+    """An isolation forest as PyOD has grown it."""
+
+    trees: Trees  # how deep a session lies in each
+    depth: float  # in all trees together, of a usual one
+    offset: float  # PyOD's, for its share of outliers
+
+
+def fit(deviations: np.ndarray, seed: int) -> Forest:
     """An isolation forest (Liu 2008) on the (S, C) deviations of owners' own sessions."""
     from pyod.models.iforest import IForest
 
-    return IForest(n_estimators=TREES, max_samples=min(SAMPLE, len(deviations)), random_state=seed).fit(deviations)
+    sample = min(SAMPLE, len(deviations))
+    grown = IForest(n_estimators=TREES, max_samples=sample, random_state=seed).fit(deviations).detector_
+    trees = joined([_depths(one.tree_) for one in grown.estimators_], 0.0)
+    return Forest(trees, TREES * max(float(_unsuccessful(np.array([sample]))[0]), 1e-9), float(grown.offset_))
 
 
-def score(model: IForest, deviations: np.ndarray) -> np.ndarray:
+def score(forest: Forest, deviations: np.ndarray) -> np.ndarray:
     """(S,) outlier scores, higher is stranger; each row's score depends on that row alone."""
-    if not len(deviations):
-        return np.zeros(0)
-    return np.asarray(model.decision_function(deviations), float)
+    deep = total(forest.trees, deviations.astype(np.float32))  # the width in which the trees were grown
+    return np.asarray(2 ** -(deep / forest.depth) + forest.offset)
 
 
-def save(model: IForest, path: Path) -> None:
-    """Write the model without pickle."""
-    import skops.io
+def _depths(tree: Any) -> tuple[np.ndarray, ...]:
+    """A tree of scikit-learn whose leaves say how deep a session lies in it."""
+    above = np.ones(tree.node_count)
+    for node in range(tree.node_count):  # a node comes before those below it
+        for below in (tree.children_left[node], tree.children_right[node]):
+            if below > 0:
+                above[below] = above[node] + 1
+    value = above + _unsuccessful(tree.n_node_samples) - 1.0
+    return tree.feature, tree.threshold, tree.children_left, tree.children_right, value
 
-    skops.io.dump(model, path)
 
-
-def load(path: Path) -> IForest:
-    """Read a model; only the types of an isolation forest are accepted. Raises PackError."""
-    import skops.io
-
-    found = set(skops.io.get_untrusted_types(file=path))
-    if not found <= ALLOWED:
-        raise PackError(f"{path}: holds types that a pack never has: {', '.join(sorted(found - ALLOWED))}")
-    return cast("IForest", skops.io.load(path, trusted=sorted(found)))
+def _unsuccessful(n: np.ndarray) -> np.ndarray:
+    """The mean depth that an isolation tree of n sessions would have (Liu 2008, equation 1)."""
+    many = np.maximum(n, 3)
+    deep = 2.0 * (np.log(many - 1.0) + np.euler_gamma) - 2.0 * (many - 1.0) / many
+    return np.where(n <= 1, 0.0, np.where(n == 2, 1.0, deep))

@@ -1,4 +1,4 @@
-"""A pack: everything trained, immutable, versioned, checksummed. A folder of arrays and of two models, none of them a pickle.
+"""A pack: everything trained, immutable, versioned, checksummed. A folder of arrays, none of them a pickle.
 
 The id of a pack is a hash of its content, so equal training gives equal ids. A pack whose files do not match their checksums is
 refused, never half-used.
@@ -23,19 +23,9 @@ from detector.evidence import Population, channel_names
 from detector.facets import Facets
 from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
+from detector.trees import Trees
 
 FORMAT = 7
-BOOSTING_TYPES = frozenset(
-    {
-        "sklearn._loss.link.LogitLink",
-        "sklearn._loss.link.Interval",
-        "sklearn._loss.loss.HalfBinomialLoss",
-        "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn._loss._loss.CyHalfBinomialLoss",
-        "numpy.dtype",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -76,6 +66,9 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
         named |= {"boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
         named["sum"] = pack.fusion.sum_reference
         out |= {"relevance": pack.fusion.relevance, "shown": pack.fusion.shown}
+        out["forest"] = np.array([pack.fusion.forest.depth, pack.fusion.forest.offset])
+        for kind, grown in (("boosting", pack.fusion.boosting), ("forest", pack.fusion.forest.trees)):
+            out |= {f"trees.{kind}.{f.name}": getattr(grown, f.name) for f in fields(Trees)}
         named |= {f"channel.{c}.{m}": ref for c, row in enumerate(pack.fusion.channels) for m, ref in enumerate(row)}
         for name, ref in named.items():
             out[f"reference.{name}"] = np.concatenate([[ref.count, ref.scale], ref.values])
@@ -119,11 +112,6 @@ def save(pack: Pack, packs: Path) -> Path:
     building.mkdir(parents=True)
     write: Any = np.savez_compressed  # its stub takes no names from a mapping
     write(building / "arrays.npz", **arrays_of(pack))
-    if pack.fusion is not None:
-        import skops.io
-
-        outliers.save(pack.fusion.forest, building / "outliers.skops")
-        skops.io.dump(pack.fusion.boosting, building / "boosting.skops")
     sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(building.iterdir())}
     text = json.dumps({"id": pack.id, **manifest_of(pack), "sha256": sums}, indent=1)
     with open(building / "pack.json", "w", encoding="utf-8") as file:
@@ -153,8 +141,6 @@ def load(folder: Path) -> Pack:
 
 
 def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> Pack:
-    import skops.io
-
     text, number, log_scale = (tuple(manifest[name]) for name in ("text", "number", "log_scale"))
     facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"])
     population = Population(**{f.name: arrays[f"population.{f.name}"] for f in fields(Population)})
@@ -166,13 +152,12 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
 
     fusion, scores = None, None
     if manifest["llr_shift"] is not None:
-        found = set(skops.io.get_untrusted_types(file=folder / "boosting.skops"))
-        if not found <= BOOSTING_TYPES:
-            raise PackError(f"{folder / 'boosting.skops'}: holds types that a pack never has: {sorted(found - BOOSTING_TYPES)}")
-        boosting = skops.io.load(folder / "boosting.skops", trusted=sorted(found))
+        boosting, grown = (
+            Trees(**{f.name: arrays[f"trees.{kind}.{f.name}"] for f in fields(Trees)}) for kind in ("boosting", "forest")
+        )
         names = channel_names(facets.text, (*facets.number, "volume"))
         channels = tuple(tuple(ref(f"channel.{c}.{m}") for m in range(len(MATURITY) + 1)) for c in range(len(names)))
-        forest = outliers.load(folder / "outliers.skops")
+        forest = outliers.Forest(grown, *arrays["forest"].tolist())
         references = (ref("boosting"), ref("forest"), ref("sum"))
         fusion = Fusion(channels, boosting, forest, *references, arrays["relevance"], arrays["shown"], manifest["llr_shift"])
         scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))

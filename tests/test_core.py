@@ -9,8 +9,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import attacks, belief, contrastive, encoder, evidence, fusion, guidance, outliers, profiles, scoring, training
-from detector.errors import PackError, StoreDamagedError
+from detector import (
+    attacks,
+    belief,
+    contrastive,
+    encoder,
+    evidence,
+    fusion,
+    guidance,
+    outliers,
+    profiles,
+    scoring,
+    training,
+    trees,
+)
+from detector.errors import StoreDamagedError
 from detector.pack import Pack, load, save
 from detector.sessions import Sessions, take
 from detector.settings import SessionSettings, TrainingSettings
@@ -388,20 +401,27 @@ def test_what_is_derived_comes_from_where_its_values_come(trained: Pack, history
     assert 0 < sum(a for a, _ in told) < len(told)
 
 
-def test_an_outlier_model_is_written_and_read_without_pickle_and_says_the_same(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).normal(size=(300, 4))
-    model = outliers.fit(x, 0)
-    outliers.save(model, tmp_path / "m.skops")
-    assert np.array_equal(outliers.score(outliers.load(tmp_path / "m.skops"), x), outliers.score(model, x))
+@pytest.mark.parametrize("rows", [1, 7, 2000])
+def test_an_isolation_forest_says_what_pyod_says_of_it(rows: int) -> None:
+    from pyod.models.iforest import IForest
+
+    rng = np.random.default_rng(0)
+    x, asked = rng.normal(size=(700, 4)), rng.normal(size=(rows, 4)) * 2
+    x[:, 3] = np.round(x[:, 3])  # many alike
+    theirs = IForest(n_estimators=outliers.TREES, max_samples=outliers.SAMPLE, random_state=0).fit(x).decision_function(asked)
+    assert np.allclose(outliers.score(outliers.fit(x, 0), asked), theirs, rtol=0, atol=1e-12)
 
 
-def test_a_file_with_other_types_is_no_outlier_model(tmp_path: Path) -> None:
-    import skops.io
-    from sklearn.cluster import KMeans
-
-    skops.io.dump({"model": KMeans(2), "hook": replace}, tmp_path / "m.skops")
-    with pytest.raises(PackError, match="never has"):
-        outliers.load(tmp_path / "m.skops")
+@pytest.mark.parametrize("rows", [1, 7, 2000])
+def test_a_boosting_says_what_its_library_says_of_it_whatever_the_company(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    x, asked = rng.exponential(size=(900, 5)), rng.exponential(size=(rows, 5))
+    y = (x[:, 0] + rng.normal(size=900) > 1).astype(float)
+    model = fusion.grown(x, y, np.ones(900), 0)
+    ours = fusion.trees_of(model)
+    said = trees.total(ours, asked)
+    assert np.array_equal(said, model.decision_function(asked))
+    assert np.array_equal(said[:3], np.concatenate([trees.total(ours, one[None]) for one in asked[:3]]))
 
 
 def test_of_too_many_sessions_training_takes_the_newest_or_a_sample_of_accounts_with_theirs() -> None:
