@@ -43,12 +43,7 @@ def score(forest: Forest, deviations: np.ndarray) -> np.ndarray:
 
 def _depths(tree: Any) -> tuple[np.ndarray, ...]:
     """A tree of scikit-learn whose leaves say how deep a session lies in it."""
-    above = np.ones(tree.node_count)
-    for node in range(tree.node_count):  # a node comes before those below it
-        for below in (tree.children_left[node], tree.children_right[node]):
-            if below > 0:
-                above[below] = above[node] + 1
-    value = above + _unsuccessful(tree.n_node_samples) - 1.0
+    value = tree.compute_node_depths() + _unsuccessful(tree.n_node_samples) - 1.0
     return tree.feature, tree.threshold, tree.children_left, tree.children_right, value
 
 
