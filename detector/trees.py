@@ -27,6 +27,12 @@ class Trees:
     child: np.ndarray  # (N, 2) int32: where what is not above the threshold goes, and what is; of a leaf: itself
     value: np.ndarray  # (N,) float64: what a leaf says
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a node leads back, since a way down would not end."""
+        at = np.arange(len(self.child))[:, None]
+        if not ((self.child >= at) & (self.child < len(at))).all():
+            raise ValueError("a node of a tree leads back, or nowhere")
+
 
 def joined(trees: Sequence[tuple[np.ndarray, ...]], base: float) -> Trees:
     """Trees from (column, threshold, left, right, value) of the nodes of each, a root first; of a leaf `left` is at most 0.

@@ -32,3 +32,8 @@ def test_every_file_that_the_readme_names_is_there() -> None:
 def test_help_answers_without_loading_what_is_heavy() -> None:
     code = "import sys; from detector.cli import parser; parser().format_help(); print({'torch', 'pyod', 'numpy'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_a_daemon_begins_without_what_only_training_and_pictures_need() -> None:
+    code = "import sys, detector.app; print({'torch', 'sklearn', 'pyod', 'matplotlib'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "set()"

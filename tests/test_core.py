@@ -412,6 +412,13 @@ def test_an_isolation_forest_says_what_pyod_says_of_it(rows: int) -> None:
     assert np.allclose(outliers.score(outliers.fit(x, 0), asked), theirs, rtol=0, atol=1e-12)
 
 
+def test_trees_that_lead_back_are_refused() -> None:
+    whole = outliers.fit(np.random.default_rng(0).normal(size=(100, 2)), 0).trees
+    for child in (0, len(whole.child)):
+        with pytest.raises(ValueError, match="leads back"):
+            replace(whole, child=np.where(np.arange(len(whole.child))[:, None] == 1, child, whole.child))
+
+
 @pytest.mark.parametrize("rows", [1, 7, 2000])
 def test_a_boosting_says_what_its_library_says_of_it_whatever_the_company(rows: int) -> None:
     rng = np.random.default_rng(0)
