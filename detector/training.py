@@ -243,7 +243,7 @@ def train(
 
 
 def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
-    """A pack to begin with, from the first events that come: facets, an encoder as it is initialised, no habits of others."""
+    """A pack to begin with, from the first events that come: facets, an encoder that has learnt nothing, no habits of others."""
     found = find_facets(batch, kinds)
     numbers, facets = len(found.number) + 1, len(found.text)
     population = Population(
@@ -285,13 +285,13 @@ def _fit_model(
     found: Facets, table: Sessions, account: np.ndarray, accounts: int, seed: int, before: contrastive.Members | None = None
 ) -> _Model:
     """Population and encoder from the sessions of a table; account (S,) codes below `accounts`; before: what it goes on from."""
+    from detector import contrastive  # torch is slow to load, and a daemon that judges needs none
+
     centre, pull, shape, scale = fit_numbers(with_volume(table), account, accounts)
     none = np.empty(0)
     numbers = {"centre": centre, "pull": pull, "shape": shape, "scale": scale}
     population = Population(**dict.fromkeys((f.name for f in fields(Population)), none) | numbers)
     measured = encoder.measures(table, centre, population.spread)
-    from detector import contrastive
-
     model, members = contrastive.fit(table, account, measured, seed, STEPS_ON if before is not None else STEPS, before)
     embedding = encoder.encode(model, table, measured)
     long = np.zeros((accounts, encoder.WIDTH))
@@ -397,7 +397,7 @@ def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, warm: 
     stranger = rng.permutation(len(account))
     judged = np.flatnonzero((warm.history[account] > 0) & (account[stranger] != account))[:ENOUGH_SESSIONS]
     own, population, facets = take_profiles(warm, account[judged]), model.population, len(model.facets.text)
-    open_to_all = replace(population, alike=np.full(facets, ALIKE))  # where it is not, shares need not be known
+    open_to_all = replace(population, alike=np.full(facets, ALIKE))  # else what suits is not looked up
     looked_at = []
     for rows in (judged, stranger[judged]):
         some = take(table, rows)

@@ -1,5 +1,7 @@
 """Profiles, channels, fusion and belief: the algebra that detection stands on."""
 
+import hashlib
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,8 +25,8 @@ from detector import (
     training,
     trees,
 )
-from detector.errors import StoreDamagedError
-from detector.pack import Pack, load, save
+from detector.errors import PackError, StoreDamagedError
+from detector.pack import Pack, content_id, load, save
 from detector.sessions import Sessions, take
 from detector.settings import SessionSettings, TrainingSettings
 from tests.logs import batch_of, rows_of_people
@@ -410,6 +412,30 @@ def test_an_isolation_forest_says_what_pyod_says_of_it(rows: int) -> None:
     x[:, 3] = np.round(x[:, 3])  # many alike
     theirs = IForest(n_estimators=outliers.TREES, max_samples=outliers.SAMPLE, random_state=0).fit(x).decision_function(asked)
     assert np.allclose(outliers.score(outliers.fit(x, 0), asked), theirs, rtol=0, atol=1e-12)
+
+
+def test_a_pack_is_read_as_it_was_written_and_says_the_same(trained: Pack, tmp_path: Path) -> None:
+    read = load(save(trained, tmp_path))
+    assert trained.fusion is not None
+    assert read.fusion is not None
+    assert content_id(read) == read.id == trained.id
+    e = np.random.default_rng(0).exponential(size=(300, len(trained.channels) + 2))
+    assert np.array_equal(trees.total(read.fusion.boosting, e), trees.total(trained.fusion.boosting, e))
+    shown = e[:, : trained.fusion.shown.sum()]
+    assert np.array_equal(outliers.score(read.fusion.forest, shown), outliers.score(trained.fusion.forest, shown))
+
+
+def test_a_pack_whose_trees_lead_back_is_refused_though_its_checksum_is_right(trained: Pack, tmp_path: Path) -> None:
+    folder = save(trained, tmp_path)
+    with np.load(folder / "arrays.npz") as file:
+        arrays = dict(file)
+    arrays["trees.forest.child"][1] = 0
+    np.savez_compressed(folder / "arrays.npz", **arrays)
+    told = json.loads((folder / "pack.json").read_text())
+    told["sha256"]["arrays.npz"] = hashlib.sha256((folder / "arrays.npz").read_bytes()).hexdigest()
+    (folder / "pack.json").write_text(json.dumps(told))
+    with pytest.raises(PackError, match="leads back"):
+        load(folder)
 
 
 def test_trees_that_lead_back_are_refused() -> None:
