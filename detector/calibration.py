@@ -1,10 +1,10 @@
 """p-values that stay true while habits drift, and an alarm limit that keeps to the budget: learnt from the last weeks' sessions.
 
 The pack's p-values are right for the time it was trained on. Later, sessions that were not in doubt show how often p is really at
-most .05, .1, .2 and .3; a power law through these points carries the correction to smaller p (in the body thieves do not show, in
-the tail they would be taken for owners). The alarm limit follows the budget by feedback: after a day with too many
-alerts it falls, after one with too few it rises; a day asks for what the four weeks before it lack (a PI controller); and once it
-has brought that, only what is much rarer alarms.
+most .05, .1, .2 and .3, beside how often that was so of such sessions in training; a power law through these points carries the
+correction to smaller p (in the body thieves do not show, in the tail they would be taken for owners). The alarm limit follows the
+budget by feedback: after a day with too many alerts it falls, after one with too few it rises; a day asks for what the four weeks
+before it lack (a PI controller); and once it has brought that, only what is much rarer alarms.
 
 All is counted by day (UTC) of the event clock. What p and limit are on a day follows from the days before it, and what is left of a
 day from the alarms in the order of event time: no cut of a batch and no restart shows.
@@ -22,6 +22,7 @@ from detector.belief import DOUBTED
 BODY = np.array([0.05, 0.1, 0.2, 0.3])  # where p is compared with how often it comes
 DAY = 86400.0
 KEPT_DAYS, HALF_LIFE_DAYS = 28, 14.0
+FEW = 50.0  # sessions that BODY itself is worth beside those of training
 PRIOR_SESSIONS = 200.0  # how many sessions the pack's own p-values are worth
 PRIOR_DAYS = 3.0  # how many days the pack's sessions a day are worth
 STEEPEST = 2.0  # of the power law, and its inverse the flattest
@@ -109,15 +110,27 @@ def _weighted(watch: Watch) -> tuple[np.ndarray, float]:
     return weight @ counts, float(weight.sum())
 
 
-def shares(watch: Watch) -> np.ndarray:
-    """(4,) how often p is really at most each of BODY."""
+def calm_shares(p: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """(4,) BODY as it shows in sessions that are not in doubt, where it is true of all: small p are what makes for doubt.
+
+    p (S,) and whether not in doubt (S,) of owners' sessions in training; of FEW sessions little can be said.
+    """
+    every, calm = ((FEW * BODY + (some[:, None] <= BODY).sum(axis=0)) / (FEW + len(some)) for some in (p, p[clean]))
+    return np.asarray(BODY * calm / every)
+
+
+def shares(watch: Watch, usual: np.ndarray) -> np.ndarray:
+    """(4,) how often p is really at most each of BODY, of all owners' sessions; usual (4,): as `calm_shares` has it."""
     counts = _weighted(watch)[0]
-    return (PRIOR_SESSIONS * BODY + counts[2:-1]) / (PRIOR_SESSIONS + counts[1])
+    return np.asarray((PRIOR_SESSIONS * usual + counts[2:-1]) / (PRIOR_SESSIONS + counts[1]) * BODY / usual)
 
 
-def corrected(p: np.ndarray, watch: Watch) -> np.ndarray:
-    """(S,) p-values as the last days have it: a power law through the body, continued to p = 1 by another. Increasing in p."""
-    x, y = np.log(BODY), np.log(shares(watch))
+def corrected(p: np.ndarray, watch: Watch, usual: np.ndarray) -> np.ndarray:
+    """(S,) p-values as the last days have it: a power law through the body, continued to p = 1 by another. Increasing in p.
+
+    usual: (4,) as `calm_shares` has it.
+    """
+    x, y = np.log(BODY), np.log(shares(watch, usual))
     slope = float(np.clip(np.polyfit(x, y, 1)[0], 1 / STEEPEST, STEEPEST))
     middle = float(y.mean() - slope * x.mean())
     top = min(middle + slope * x[-1], -1e-3)  # log share at the end of the body

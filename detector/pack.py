@@ -25,7 +25,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 7
+FORMAT = 8
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Pack:
     encoder: Encoder
     fusion: Fusion | None
     scores: tuple[Reference, ...] | None  # (M) of owners' own sessions by maturity, for p-values
+    calm: np.ndarray  # (4,) as calibration.calm_shares has it
     trusted_until: float  # sessions that ended before it are history: learnt without doubt
     trained_until: float  # newest event that training saw
     sessions: int  # how many sessions it was trained on
@@ -59,6 +60,7 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     """Every array of a pack by name."""
     out = {f"population.{f.name}": getattr(pack.population, f.name) for f in fields(Population)}
     out |= {f"encoder.{f.name}": getattr(pack.encoder, f.name) for f in fields(Encoder)}
+    out["calm"] = pack.calm
     if pack.drift is not None:
         out |= {f"drift.{f.name}": getattr(pack.drift, f.name) for f in fields(drift.Reference)}
     if pack.fusion is not None and pack.scores is not None:
@@ -164,7 +166,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
     watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
     usual = drift.Reference(**watched) if watched else None
     kept = ("trusted_until", "trained_until", "sessions", "sessions_per_day", "seed", "report")
-    return Pack(manifest["id"], facets, population, encoder, fusion, scores, drift=usual, **{k: manifest[k] for k in kept})
+    whole = (facets, population, encoder, fusion, scores, arrays["calm"])
+    return Pack(manifest["id"], *whole, drift=usual, **{k: manifest[k] for k in kept})
 
 
 def installed(packs: Path) -> str | None:

@@ -182,7 +182,7 @@ def _decide(
         now = order[day[order] == today]
         watch = calibration.turned(watch, int(today), budget.per_day)
         limit = budget.limit(watch) if pack.fusion else 0.0
-        p = calibration.corrected(raw[now], watch) if pack.fusion else raw[now]
+        p = calibration.corrected(raw[now], watch, pack.calm) if pack.fusion else raw[now]
         watched = tasks.end[now] >= pack.trusted_until  # what ended before is history, taken to be clean
         told, chance = _digits(p), np.where(closes[now], 1.0, LOOKS_PER_SESSION)
         verdicts += [judged.verdicts[i](p=x) for i, x in zip(now.tolist(), told.tolist(), strict=True) if closes[i]]
@@ -315,7 +315,7 @@ def relearnt(profile: Profiles, sessions: Sessions, pack: Pack, guidance: Mappin
 def again(table: Sessions, profile: Profiles, pack: Pack, watch: Watch, unfinished: bool) -> tuple[float, float]:
     """(score, p) of a (1) session against a (1) profile, as the day of `watch` has it: for what would have been otherwise."""
     opinion = concluded(weigh(table, profile, *_looked_at(table, pack), pack, np.array([unfinished])), pack)
-    (p,) = _digits(calibration.corrected(_digits(opinion.p), watch)).tolist()
+    (p,) = _digits(calibration.corrected(_digits(opinion.p), watch, pack.calm)).tolist()
     return float(np.round(np.round(opinion.evidence, ROUND).sum(), ROUND)), p
 
 

@@ -8,12 +8,14 @@ import pytest
 from alerts.policy import Policy
 from detector import calibration
 from detector.calibration import (
+    BODY,
     DAY,
     SPENT,
     Seen,
     Watch,
     added,
     alerts_a_day,
+    calm_shares,
     corrected,
     of_owners,
     rationed,
@@ -44,14 +46,14 @@ def alarmed(watch: Watch, alerts: int) -> Watch:
 
 def test_without_experience_p_is_what_the_pack_says() -> None:
     p = np.array([1e-9, 0.001, 0.04, 0.3, 0.7, 1.0])
-    assert corrected(p, Watch()) == pytest.approx(p, rel=1e-9)
+    assert corrected(p, Watch(), BODY) == pytest.approx(p, rel=1e-9)
 
 
 @pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
 def test_p_values_come_as_often_as_they_say_once_drift_has_been_seen(power: float) -> None:
     uniform = (np.arange(4000) + 0.5) / 4000
     drifted = uniform**power
-    found = corrected(drifted, after(20, drifted))
+    found = corrected(drifted, after(20, drifted), BODY)
     for share in (0.001, 0.01, 0.1, 0.3):
         assert (found <= share).mean() == pytest.approx(share, rel=0.15, abs=1 / 4000)
 
@@ -59,7 +61,7 @@ def test_p_values_come_as_often_as_they_say_once_drift_has_been_seen(power: floa
 def test_the_correction_keeps_the_order_and_stays_in_range() -> None:
     watch = after(5, np.random.default_rng(0).random(300) ** 1.6)
     p = np.geomspace(1e-12, 1, 500)
-    found = corrected(p, watch)
+    found = corrected(p, watch, BODY)
     assert (np.diff(found) >= 0).all()
     assert found[0] > 0
     assert found[-1] == pytest.approx(1)
@@ -82,7 +84,23 @@ def test_sessions_in_doubt_do_not_make_thieves_usual() -> None:
     watch = Watch()
     for day in range(20):
         watch = added(turned(watch, day, PER_DAY), Seen(np.r_[uniform, thieves], clean))
-    assert corrected(np.array([0.001]), turned(watch, 20, PER_DAY)) == pytest.approx(0.001, rel=0.15)
+    assert corrected(np.array([0.001]), turned(watch, 20, PER_DAY), BODY) == pytest.approx(0.001, rel=0.15)
+
+
+def test_owners_in_doubt_do_not_make_p_smaller_than_it_is() -> None:
+    """What is in doubt has small p, the owners' too: p stays right only if that was heeded in training."""
+    uniform = (np.arange(4000) + 0.5) / 4000
+    clean = uniform > 0.03
+    usual = calm_shares(uniform, clean)
+    assert (usual < 0.97 * BODY).all()
+    assert calm_shares(uniform, uniform > 0) == pytest.approx(BODY)
+    watch = Watch()
+    for day in range(20):
+        watch = added(turned(watch, day, PER_DAY), Seen(uniform, clean))
+    watch = turned(watch, 20, PER_DAY)
+    for share in (0.001, 0.01, 0.1, 0.3):
+        assert (corrected(uniform, watch, usual) <= share).mean() == pytest.approx(share, rel=0.15, abs=1 / 4000)
+    assert (corrected(uniform, watch, BODY) <= 0.01).mean() > 0.015
 
 
 def test_a_day_is_judged_by_the_days_before_it_however_it_is_cut() -> None:
@@ -91,7 +109,7 @@ def test_a_day_is_judged_by_the_days_before_it_however_it_is_cut() -> None:
     whole = alarmed(added(before, Seen(p, p > 0)), 7)
     parts = alarmed(added(alarmed(added(before, Seen(p[:30], p[:30] > 0)), 2), Seen(p[30:], p[30:] > 0)), 5)
     assert whole == parts
-    assert (corrected(p, whole) == corrected(p, before)).all()
+    assert (corrected(p, whole, BODY) == corrected(p, before, BODY)).all()
     assert turned(whole, 4, PER_DAY) == turned(parts, 4, PER_DAY)
 
 
