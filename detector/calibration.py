@@ -19,7 +19,8 @@ import numpy as np
 
 from detector.belief import DOUBTED
 
-BODY = np.array([0.05, 0.1, 0.2, 0.3])  # where p is compared with how often it comes
+BODY = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3])  # where p is compared with how often it comes
+DOUBTFUL = 0.05  # below it, doubt and thieves make that unsure
 DAY = 86400.0
 KEPT_DAYS, HALF_LIFE_DAYS = 28, 14.0
 FEW = 50.0  # sessions that BODY itself is worth beside those of training
@@ -103,7 +104,7 @@ def added(watch: Watch, seen: Seen) -> Watch:
 
 
 def _weighted(watch: Watch) -> tuple[np.ndarray, float]:
-    """(6,) counts of the days before, recent ones for more; and how many days they stand for."""
+    """(K+2,) counts of the days before, recent ones for more; and how many days they stand for."""
     days = [d for d in watch.days if d < watch.day]
     weight = np.array([0.5 ** ((watch.day - d) / HALF_LIFE_DAYS) for d in days])
     counts = np.array([watch.days[d] for d in days], float).reshape(len(days), 3 + len(BODY))
@@ -111,7 +112,7 @@ def _weighted(watch: Watch) -> tuple[np.ndarray, float]:
 
 
 def calm_shares(p: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """(4,) BODY as it shows in sessions that are not in doubt, where it is true of all: small p are what makes for doubt.
+    """(K,) BODY as it shows in sessions that are not in doubt, where it is true of all: small p are what makes for doubt.
 
     p (S,) and whether not in doubt (S,) of owners' sessions in training; of FEW sessions little can be said.
     """
@@ -120,7 +121,7 @@ def calm_shares(p: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 
 def shares(watch: Watch, usual: np.ndarray) -> np.ndarray:
-    """(4,) how often p is really at most each of BODY, of all owners' sessions; usual (4,): as `calm_shares` has it."""
+    """(K,) how often p is really at most each of BODY, of all owners' sessions; usual (K,): as `calm_shares` has it."""
     counts = _weighted(watch)[0]
     return np.asarray((PRIOR_SESSIONS * usual + counts[2:-1]) / (PRIOR_SESSIONS + counts[1]) * BODY / usual)
 
@@ -128,11 +129,12 @@ def shares(watch: Watch, usual: np.ndarray) -> np.ndarray:
 def corrected(p: np.ndarray, watch: Watch, usual: np.ndarray) -> np.ndarray:
     """(S,) p-values as the last days have it: a power law through the body, continued to p = 1 by another. Increasing in p.
 
-    usual: (4,) as `calm_shares` has it.
+    usual: (K,) as `calm_shares` has it.
     """
     x, y = np.log(BODY), np.log(shares(watch, usual))
-    slope = float(np.clip(np.polyfit(x, y, 1)[0], 1 / STEEPEST, STEEPEST))
-    middle = float(y.mean() - slope * x.mean())
+    heard = np.where(BODY < DOUBTFUL, (usual / BODY) ** 2, 1.0)
+    slope = float(np.clip(np.polyfit(x, y, 1, w=heard)[0], 1 / STEEPEST, STEEPEST))
+    middle = float(np.average(y - slope * x, weights=heard**2))
     top = min(middle + slope * x[-1], -1e-3)  # log share at the end of the body
     logs = np.log(np.clip(p, 1e-300, 1.0))
     return np.exp(np.where(logs <= x[-1], top + slope * (logs - x[-1]), top * logs / x[-1]))

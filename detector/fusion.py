@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 MATURITY = (1, 5, 20)  # bounds of the bins of history: none, new, young, mature
 QUANTILES = 2000  # Q: a reference is kept as so many quantiles at most
 SLACK = 0.1  # nats: differences below it are nothing, and constant channels stay silent
-FINEST = 2000.0  # 1 / p that a reference resolves, however large
+FINEST = 2000.0  # 1 / p that a channel's or an opinion's reference resolves, however large
 TAIL_CEILING = 3.0  # nats above the reference's largest e
 TAIL_SHARE = 0.02  # of the reference gives the scale of the tail
+LEAST_SCALE = 0.5  # nats: of a tail
+FEWEST_TAIL = 20  # scores that the tail of p is fitted to; of fewer it would say anything
 LLR_ODDS, LLR_HEARD = 0.75, 0.5  # half of what each would say alone: 1.5 times the log-odds, once the e of boosting and sum
 KNOWN = 10.0  # sessions known at which forest and sum speak half for themselves; of 5 to 40 none is clearly better
 LLR_LOW, LLR_HIGH = -5.0, 6.0  # one session alone neither clears nor condemns for good
@@ -57,7 +59,7 @@ def reference(scores: np.ndarray) -> Reference:
     """The reference of (S,) owners' scores."""
     values = np.sort(scores)
     top = values[int((1 - TAIL_SHARE) * len(values)) :]
-    scale = max(float((top - top[0]).mean()), 0.5)
+    scale = max(float((top - top[0]).mean()), LEAST_SCALE)
     kept = values
     if len(values) > QUANTILES:  # all of the tail, and quantiles of the rest
         tail = values[-QUANTILES // 4 :]
@@ -125,6 +127,29 @@ def by_history(references: tuple[Reference, ...], scores: np.ndarray, history: n
     for b in np.unique(bins):
         out[bins == b] = surprise(scores[bins == b], references[b])
     return out
+
+
+def p_values(references: tuple[Reference, ...], scores: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """(S,) p in (0, 1] of scores: the share of owners' sessions, of accounts with a similar history, that are as strange."""
+    bins, out = np.searchsorted(MATURITY, history, side="right"), np.zeros(len(scores))
+    for b in np.unique(bins):
+        out[bins == b] = _p_values(scores[bins == b], references[b])
+    return out
+
+
+def _p_values(scores: np.ndarray, ref: Reference) -> np.ndarray:
+    """(S,) p; the largest scores, if there are enough, follow an exponential tail: which of them came is chance.
+
+    Peaks over a threshold (Pickands 1975). How far beyond the largest score a score lies says little, as in `surprise`.
+    """
+    p, tail = np.exp(-surprise(scores, ref)), min(int(TAIL_SHARE * ref.count), QUANTILES // 4)
+    if tail < FEWEST_TAIL:
+        return p
+    x, threshold, largest = scores - SLACK, ref.values[-tail - 1], ref.values[-1]
+    scale = max(float((ref.values[-tail:] - threshold).mean()), LEAST_SCALE)
+    inside = (np.minimum(x, largest) - threshold) / scale
+    beyond = TAIL_CEILING * -np.expm1(-np.maximum(x - largest, 0) / scale / TAIL_CEILING)
+    return np.where(x > threshold, (1 + tail) / (1 + ref.count) * np.exp(-inside - beyond), p)
 
 
 def context(history: np.ndarray, events: np.ndarray) -> np.ndarray:

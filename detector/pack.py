@@ -25,7 +25,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 8
+FORMAT = 9
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pack:
     encoder: Encoder
     fusion: Fusion | None
     scores: tuple[Reference, ...] | None  # (M) of owners' own sessions by maturity, for p-values
-    calm: np.ndarray  # (4,) as calibration.calm_shares has it
+    calm: np.ndarray  # (K,) as calibration.calm_shares has it
     trusted_until: float  # sessions that ended before it are history: learnt without doubt
     trained_until: float  # newest event that training saw
     sessions: int  # how many sessions it was trained on

@@ -381,7 +381,7 @@ def concluded(weighed: Weighed, pack: Pack) -> Opinion:
     strangeness = fusion.strangeness(pack.fusion, said)
     evidence = np.c_[by_facet(fusion.contributions(weighed.e, strangeness), pack), weighed.carried]
     score = strangeness + weighed.carried
-    p = np.exp(-fusion.by_history(pack.scores, score, weighed.history))
+    p = fusion.p_values(pack.scores, score, weighed.history)
     return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), weighed.belief, weighed.history)
 
 

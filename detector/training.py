@@ -628,7 +628,7 @@ def _fit_fusion(
         "simulated_auc": round(fusion.auc(strangeness[:n], caught), 4),
         "caught_at_1_percent": by_kind,
     }
-    ps = np.exp(-fusion.by_history(scores, lived[0].score, lived[0].history))
+    ps = fusion.p_values(scores, lived[0].score, lived[0].history)
     calm = calibration.calm_shares(ps, lived[0].doubt < belief.DOUBTED)
     return fitted, scores, ps, calm, report
 
