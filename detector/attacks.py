@@ -13,13 +13,15 @@ from dataclasses import replace
 import numpy as np
 
 from detector.facets import Facets
-from detector.sessions import MOST_VALUES, Sessions, tokens
+from detector.sessions import MOST_VALUES, Sessions, pair_keys, tokens
 
-KINDS = ("swap", "borrow", "alone", "hijack", "mix", "inflate", "burst", "hours")
+KINDS = ("swap", "borrow", "copy", "alone", "hijack", "mix", "inflate", "burst", "hours")
 MIXED = (0.1, 0.5)  # share of the stranger's events in a mixture
+HIJACKED, UNCOPIED = (0.3, 0.8), (0.3, 0.7)  # and of those in a hijack; and beside copied ones
 PRIOR = {  # how common each kind is taken to be: most thieves are another person, some of whom copy
     "swap": 4.0,
     "borrow": 2.0,
+    "copy": 1.0,
     "alone": 1.0,
     "hijack": 1.0,
     "inflate": 1.0,
@@ -40,50 +42,49 @@ def simulate(
 
     swap     the whole session is the stranger's
     borrow   the stranger's, but for a random half of the facets and numbers, copied from the owner
+    copy     the stranger's, with half of it copied from the owner, but in no order: half of the events, or sides as in `borrow`
     alone    the owner's, but for one facet of the stranger's
     hijack   the owner's first part and the stranger's second
-    mix      the owner's and up to half as many events of the stranger's in turn, so that what follows what is nobody's habit
+    mix      the owner's and up to half as many events of the stranger's in turn, so that what follows what is no habit
     inflate  the owner's with one number, or all its values, made 2 to 10 times larger
     burst    the owner's values 5 to 50 times over, in quick succession
     hours    the owner's session at the stranger's time of day
     """
     sessions, text, number = len(owner), len(looks.text), owner.numbers.shape[1]
     is_kind = {name: kind == k for k, name in enumerate(KINDS)}
-    foreign = rng.random((sessions, text + number)) < 0.5  # borrow: which side comes from the stranger
-    foreign[is_kind["swap"] | is_kind["hijack"] | is_kind["mix"]] = True
+    one_side = len({looks.sources[f] for f, name in enumerate(looks.text) if name != "hour"}) == 1
+    interleaved = is_kind["mix"] | (is_kind["copy"] & (one_side | (rng.random(sessions) < 0.5)))  # whole events of either
+    foreign = rng.random((sessions, text + number)) < 0.5  # borrow, copy: which side comes from the stranger
+    foreign[is_kind["swap"] | is_kind["hijack"] | interleaved] = True
     single = rng.integers(0, text + number, sessions)
     foreign[is_kind["alone"]] = np.arange(text + number) == single[is_kind["alone"], None]
     foreign[is_kind["inflate"] | is_kind["burst"] | is_kind["hours"]] = False
     foreign[:, :text] = foreign[:, looks.sources]  # what is derived goes with the values that it is made of
     if "hour" in looks.text:
-        foreign[is_kind["hours"], looks.text.index("hour")] = True
-    part = np.where(
-        is_kind["hijack"], rng.uniform(0.3, 0.8, sessions), np.where(is_kind["mix"], rng.uniform(*MIXED, sessions), 1.0)
-    )
+        foreign[is_kind["hours"] | is_kind["copy"], looks.text.index("hour")] = True
+    part = np.ones(sessions)  # of the stranger's events
+    for rows, bounds in ((is_kind["hijack"], HIJACKED), (is_kind["mix"], MIXED), (interleaved & is_kind["copy"], UNCOPIED)):
+        part[rows] = rng.uniform(*bounds, sessions)[rows]
     pair = looks.text.index("pair") if "pair" in looks.text else -1
-    torn_mine, torn_theirs = (is_kind["mix"][t.row] & (t.facet == pair) for t in (owner, stranger))  # only where both events are
+    torn_mine, torn_theirs = (interleaved[t.row] & (t.facet == pair) for t in (owner, stranger))  # only where both events are
     kept = np.where(part[owner.row] < 1, (1 - part[owner.row]) ** (1 + torn_mine), ~foreign[owner.row, owner.facet])
+    kept[is_kind["copy"][owner.row] & (owner.facet == pair)] = 0
     mine = _thinned(owner, kept, rng)
     came = part[stranger.row] ** (1 + torn_theirs)
     theirs = _thinned(stranger, np.where(foreign[stranger.row, stranger.facet], came, 0), rng)
     both = [np.concatenate([getattr(owner, c)[mine[0]], getattr(stranger, c)[theirs[0]]]) for c in ("key", "facet", "text")]
-    count = (
-        np.concatenate([mine[1], theirs[1]])
-        * np.where(is_kind["burst"], rng.uniform(5, 50, sessions), 1)[np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])]
-    )
+    rows = np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])
+    count = np.concatenate([mine[1], theirs[1]]) * np.where(is_kind["burst"], rng.uniform(5, 50, sessions), 1)[rows]
     numbers = _numbers(owner, stranger, foreign[:, text:], part, rng)
     numbers = _changed(numbers, is_kind["inflate"], is_kind["burst"], looks.log_scale, rng)
     events = np.where(
         part < 1, (1 - part) * owner.events + part * stranger.events, np.where(is_kind["swap"], stranger.events, owner.events)
     )
     events = np.where(is_kind["burst"], events * rng.uniform(5, 50, sessions), events)
-    rows = np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])
     if pair >= 0:
-        pairs = np.bincount(owner.row[owner.facet == pair], owner.count[owner.facet == pair], sessions)
-        fresh = np.where(is_kind["mix"], np.minimum(np.rint(2 * part * (1 - part) * pairs), MOST_VALUES), 0).astype(np.int64)
-        new = int(fresh.sum())
-        rows, count = np.concatenate([rows, np.repeat(np.arange(sessions), fresh)]), np.concatenate([count, np.ones(new)])
-        keys = rng.integers(1, 1 << 32, new, dtype=np.uint32) | np.uint32(1)
+        at, keys = _torn(owner, stranger, looks, interleaved, is_kind["copy"] & ~foreign[:, pair], is_kind["copy"], part, rng)
+        new = len(at)
+        rows, count = np.concatenate([rows, at]), np.concatenate([count, np.ones(new)])
         both = [np.concatenate([a, b]) for a, b in zip(both, (keys, np.full(new, pair), np.full(new, "…", object)), strict=True)]
     return replace(
         owner,
@@ -91,6 +92,44 @@ def simulate(
         numbers=numbers,
         **tokens(rows, both[0], both[1], count, both[2], sessions),
     )
+
+
+def _torn(
+    owner: Sessions,
+    stranger: Sessions,
+    looks: Facets,
+    interleaved: np.ndarray,
+    copied: np.ndarray,
+    copies: np.ndarray,
+    part: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and keys (P,) of the pairs that come where events meet that did not follow each other.
+
+    interleaved (S,) bool: events of both, `part` (S,) of them the stranger's; copied (S,): all the owner's values; copies (S,):
+    where the owner's come in no order.
+    """
+    pair, values = looks.text.index("pair"), looks.text.index(looks.paired)
+    had = np.bincount(owner.row[owner.facet == pair], owner.count[owner.facet == pair], len(owner))
+    between, inside = 2 * part * (1 - part) * interleaved, np.where(interleaved, (1 - part) ** 2 * copies, copied)
+    rows = np.repeat(np.arange(len(owner)), np.minimum(np.rint((between + inside) * had), MOST_VALUES).astype(np.int64))
+    ours, second, theirs = (_drawn(t, values, rows, rng) for t in (owner, owner, stranger))
+    within = rng.random(len(rows)) * (between + inside)[rows] < inside[rows]
+    first = rng.random(len(rows)) < 0.5
+    before, after = np.where(within | first, ours, theirs), np.where(within, second, np.where(first, theirs, ours))
+    there = (before > 0) & (after > 0)
+    return rows[there], pair_keys(before, after)[there]
+
+
+def _drawn(table: Sessions, facet: int, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(P,) key of a value of the facet from each of the sessions `rows` (P,), as often as it occurs there; 0: it has none."""
+    some = np.flatnonzero(table.facet == facet)
+    ends = np.concatenate([[0.0], np.cumsum(table.count[some], dtype=np.float64)])
+    bounds = np.searchsorted(table.row[some], np.arange(len(table) + 1))
+    low, high = bounds[rows], bounds[rows + 1]
+    at = np.searchsorted(ends, ends[low] + rng.random(len(rows)) * (ends[high] - ends[low]), side="right") - 1
+    at = np.minimum(np.maximum(at, low), np.maximum(high - 1, low))
+    return np.where(high > low, np.append(table.key[some], np.uint32(0))[at], np.uint32(0))
 
 
 def _thinned(table: Sessions, share: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 * text facet: the owner's values follow a Pitman-Yor predictive (Teh 2006) whose base is a mixture of peers (the ratio: Freeman
   2016) and of what suits the account's long-term embedding (two towers, one of accounts and one of values: Yi 2019); somebody
-  else is one of the other peers. Values count by the square root of how often they occur.
+  else is one of the other peers. Values count by the square root of how often they occur. In `pair` two habits in a new order are
+  less new than what is no habit.
 * rate of a text facet: the same per value, against the crowd of the other peers: a long session of habits no longer outweighs
   what is foreign in it, and a short one is as strange as its values are. That of `pair` is what the order adds to its values: it
   is high where what is usual comes in an order that is not, as when a thief copies what the owner does.
@@ -26,7 +27,7 @@ import numpy as np
 from scipy import special
 
 from detector.profiles import Profiles, lookup
-from detector.sessions import Sessions, weighted_sums, with_volume
+from detector.sessions import Sessions, pair_keys, weighted_sums, with_volume
 
 EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
 EMBEDDING_SCALE = 10.0  # nats per unit of likeness; calibration takes out what it is, but for the softness of `peers`
@@ -36,6 +37,8 @@ NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
 COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)
 PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
 LIFT_CEILING = 4.0  # nats; embeddings are no surer of a value than that
+REORDERED = 0.3  # share of the owner's own values in any order in what pairs the owner may newly do
+HASHED = 500_000  # pairs of values at once
 EXTREME_CEILING = 30.0  # nats; beyond it a tail of a fitted curve says nothing
 LEAST_TAIL = 1e-300  # a probability that is no more than none
 
@@ -136,7 +139,7 @@ def channels(
 
     embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`.
     """
-    whole, rate, extreme = text_channels(table, profiles, peers, population)
+    whole, rate, extreme = text_channels(table, profiles, peers, population, looks)
     if "pair" in looks.text:
         pair, values = looks.text.index("pair"), looks.text.index(looks.paired)
         rate[:, pair] -= np.where(rate[:, pair] != 0, rate[:, values], 0.0)
@@ -171,10 +174,12 @@ class Shares:
     peers: np.ndarray  # among the peers of the account
     everybody: np.ndarray  # among all
     suits: np.ndarray  # among all, as far as they suit the account's embedding
+    pair: np.ndarray  # bool: values of `pair`
+    habits: np.ndarray  # of those, the chance that two habits of the owner's come together
 
 
 def text_channels(
-    table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population, shares: Shares | None = None
+    table: Sessions, profiles: Profiles, peers: np.ndarray, population: Population, looks: Looks, shares: Shares | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(S, F) nats of all values of a facet, (S, F) nats per value, and (S, F) nats of the strangest value.
 
@@ -185,11 +190,12 @@ def text_channels(
     row, facet = table.row, table.facet
     cell = row * facets + facet  # (T,)
     counted, _ = lookup(profiles, row, table.key)  # (T,)
-    shares = shares_of(table, profiles, population) if shares is None else shares
+    shares = shares_of(table, profiles, population, looks, counted) if shares is None else shares
     base = base_of(shares, population, facet)
-    total, kinds = profiles.total[row, facet], profiles.kinds[row, facet]
-    theta = predictive(counted, total, kinds, base, population.discount[facet], population.strength[facet])
-    damped, log_theta = table.damped, np.log(theta)
+    known = counted, profiles.total[row, facet], profiles.kinds[row, facet]
+    curve = population.discount[facet], population.strength[facet]
+    log_plain = np.log(predictive(*known, base, *curve))
+    damped, log_theta = table.damped, np.log(predictive(*known, with_habits(base, shares), *curve))
 
     def by_facet(x: np.ndarray) -> np.ndarray:
         return np.bincount(cell, x, sessions * facets).reshape(sessions, facets)
@@ -197,21 +203,56 @@ def text_channels(
     others = np.log(np.maximum(1 - weight, 1e-6) / max(members - 1, 1))  # (S, J)
     other = log_sum_exp(peers + others[:, None, :])  # (S, F)
     crowd = (members * shares.everybody - shares.peers) / (members - 1) if members > 1 else shares.everybody  # (T,)
-    each = np.log(np.maximum(crowd, 1e-12)) - log_theta
+    each = np.log(np.maximum(crowd, 1e-12)) - log_plain
     ratio = by_facet(damped * each) / np.maximum(by_facet(damped), 1e-9)
     strangest = np.full(sessions * facets, -np.inf)
     np.maximum.at(strangest, cell, each)
-    known = (profiles.total > 0) & np.isfinite(strangest).reshape(sessions, facets)
+    held = (profiles.total > 0) & np.isfinite(strangest).reshape(sessions, facets)
     nats = other - by_facet(damped * log_theta), ratio, strangest.reshape(sessions, facets)
-    whole, rate, extreme = (np.where(known, x, 0.0) for x in nats)
+    whole, rate, extreme = (np.where(held, x, 0.0) for x in nats)
     return whole, rate, extreme
 
 
-def shares_of(table: Sessions, profiles: Profiles, population: Population) -> Shares:
-    """The shares of each session's values for its profile, row by row."""
+def shares_of(table: Sessions, profiles: Profiles, population: Population, looks: Looks, counted: np.ndarray) -> Shares:
+    """The shares of each session's values for its profile, row by row; counted (T,): damped counts in the profiles."""
     at = vocabulary_row(table, population)
     own, everybody = _among(table, at, peer_weights(profiles.affinity), population)
-    return Shares(own, everybody, everybody * lift(table, at, profiles, population))
+    return Shares(own, everybody, everybody * lift(table, at, profiles, population), *_of_habits(table, profiles, looks, counted))
+
+
+def _of_habits(table: Sessions, profiles: Profiles, looks: Looks, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) bool: values of `pair`; and (T,) the chance of each if the owner's values came in no order, 0 where one is no habit.
+
+    What a pair is made of is not kept: all pairs of a session's values that are habits are looked up among its pairs.
+    """
+    chance = np.zeros(len(table.key))
+    if "pair" not in looks.text:
+        return chance > 0, chance
+    pair, values = looks.text.index("pair"), looks.text.index(looks.paired)
+    row, is_pair = table.row, table.facet == pair
+    some = np.flatnonzero((table.facet == values) & (counted > 0))
+    there = np.flatnonzero(is_pair)
+    if not len(some) or not len(there):
+        return is_pair, chance
+    share = counted[some] / (profiles.total[row[some], values] + 1)
+    code = row[there].astype(np.uint64) << np.uint64(32) | table.key[there].astype(np.uint64)  # ascending
+    many = np.bincount(row[some], minlength=len(table))  # habits by session
+    heads, each = np.cumsum(many) - many, many[row[some]]
+    for lot in np.split(np.arange(len(some)), np.flatnonzero(np.diff(np.cumsum(each) // HASHED)) + 1):
+        first = np.repeat(lot, each[lot])
+        place = np.arange(len(first)) - np.repeat(np.cumsum(each[lot]) - each[lot], each[lot])
+        second = heads[row[some[first]]] + place
+        key = pair_keys(table.key[some[first]], table.key[some[second]])
+        wanted = row[some[first]].astype(np.uint64) << np.uint64(32) | key.astype(np.uint64)
+        at = np.minimum(np.searchsorted(code, wanted), len(code) - 1)
+        found = code[at] == wanted
+        chance[there[at[found]]] = (share[first] * share[second])[found]
+    return is_pair, chance
+
+
+def with_habits(base: np.ndarray, shares: Shares) -> np.ndarray:
+    """(T,) `base_of` that knows of pairs that two habits in a new order are still habits."""
+    return np.where(shares.pair, (1 - REORDERED) * base + REORDERED * shares.habits, base)
 
 
 def base_of(shares: Shares, population: Population, facet: np.ndarray) -> np.ndarray:

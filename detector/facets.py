@@ -21,11 +21,10 @@ from hashlib import blake2b
 import numpy as np
 
 from detector.records import Batch
-from detector.sessions import Assignment, Sessions
+from detector.sessions import Assignment, Sessions, pair_keys
 
 HOUR_SPREAD = ((-1, 0.25), (0, 0.5), (1, 0.25))  # habits of time are an hour wide at best
 DERIVED_TEXT, DERIVED_NUMBER = ("hour",), ("pace",)
-PAIR_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))  # odd, so that order matters and nothing collapses
 PARENT = ":parent"
 OFTEN_NEW, FEWER = 0.2, 0.5  # share of an account's values that are new to it, from which parents matter; of those, new as parents
 LEVELS = 6  # tried, itself included
@@ -230,8 +229,7 @@ def _pairs(
         first_here = (assignment.before < 0) & (opened >= 0) & ~np.isnan(assignment.since)
         earlier[first_here] = open_parts.last[opened[first_here]]
     here = np.flatnonzero((earlier != 0) & (primary != 0))
-    mixed = earlier[here].astype(np.uint64) * PAIR_MIX[0] ^ primary[here].astype(np.uint64) * PAIR_MIX[1]
-    keys = (mixed >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+    keys = pair_keys(earlier[here], primary[here])
     column = batch.attributes.get(str(facets.pair_of), np.full(len(batch), None, object))
     values, codes = factorize(column[here], len(here))
     level = facets.parents.get(str(facets.pair_of), 0)

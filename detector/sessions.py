@@ -26,6 +26,7 @@ from detector.records import Batch
 
 MOST_VALUES = 512  # of one facet that a session remembers: the first ones; so an open session costs the same however long it is
 MOST_OPEN, MORE = 100, "(more)"
+PAIR_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))  # odd, so that order matters and nothing collapses
 STATISTICS = 5  # W: count, sum, sum of squares, least, largest
 
 
@@ -164,6 +165,12 @@ def combine(table: Sessions, group: np.ndarray, groups: int) -> Sessions:
         numbers=numbers,
         **tokens(group[table.row], table.key, table.facet, table.count, table.text, groups),
     )
+
+
+def pair_keys(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(T,) uint32 keys of `second` following `first`, from the keys of both."""
+    mixed = first.astype(np.uint64) * PAIR_MIX[0] ^ second.astype(np.uint64) * PAIR_MIX[1]
+    return np.asarray((mixed >> np.uint64(32)).astype(np.uint32) | np.uint32(1))
 
 
 def weighted_sums(bounds: np.ndarray, weight: np.ndarray, row: np.ndarray, of: np.ndarray) -> np.ndarray:

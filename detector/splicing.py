@@ -172,7 +172,7 @@ def _takeover(
 class Way:
     """What one takeover does, alike in all of its sessions."""
 
-    borrowed: frozenset[str]  # sides that `borrow` copies from the owner
+    borrowed: frozenset[str]  # sides that `borrow` and `copy` have of the owner
     single: str  # the side that `alone` has of the stranger
     share: float  # of chance, in [0, 1): how much is foreign where a part is
     number: str  # what `inflate` makes larger; "" where the owner has nothing to
@@ -212,6 +212,8 @@ def drafted(
 def _of_kind(batch: Batch, own: np.ndarray, other: np.ndarray, kind: str, way: Way, rng: np.random.Generator) -> Draft | None:
     if kind in ("swap", "borrow"):
         return _crossed(batch, other, own, way.borrowed if kind == "borrow" else frozenset())
+    if kind == "copy":
+        return _copied(batch, own, other, way, rng)
     if kind in ("alone", "hours"):
         return _crossed(batch, own, other, frozenset({way.single} if kind == "alone" else {"hour"}))
     if kind == "hijack":
@@ -234,6 +236,16 @@ def _crossed(batch: Batch, base: np.ndarray, guest: np.ndarray, sides: frozenset
         gaps = theirs[np.arange(n - 1) * len(theirs) // max(n - 1, 1)]
     clock = batch.time[(guest if "hour" in sides else base)[0]] % DAY
     return Draft(base, of, {}, np.concatenate([[0.0], np.cumsum(gaps)]), float(clock), 0)
+
+
+def _copied(batch: Batch, own: np.ndarray, other: np.ndarray, way: Way, rng: np.random.Generator) -> Draft:
+    """The stranger's events, half of them, or some of their sides, with values of the owner's events in no order."""
+    plain = _crossed(batch, other, own, frozenset())
+    sides = [name for name in batch.attributes if name in way.borrowed]
+    if not sides or way.share < 0.5:
+        drawn = np.where(rng.random(len(other)) < 0.5, rng.choice(own, len(other)), other)
+        return replace(plain, of=dict.fromkeys(batch.attributes, drawn))
+    return replace(plain, of={name: rng.choice(own, len(other)) for name in sides})
 
 
 def _hijacked(batch: Batch, own: np.ndarray, other: np.ndarray, part: float) -> Draft:

@@ -32,6 +32,7 @@ from detector.evidence import (
     predictive,
     shares_of,
     text_channels,
+    with_habits,
 )
 from detector.facets import PARENT, Facets, ancestors, as_number, as_sessions, discover, factorize, observe
 from detector.history import lots, select
@@ -418,12 +419,13 @@ def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, warm: 
     looked_at = []
     for rows in (judged, stranger[judged]):
         some = take(table, rows)
-        looked_at.append((some, peer_log_likelihood(some, population, facets), shares_of(some, own, open_to_all)))
+        shares = shares_of(some, own, open_to_all, model.facets, lookup(own, some.row, some.key)[0])
+        looked_at.append((some, peer_log_likelihood(some, population, facets), shares))
     likely = _Likely.of(looked_at[0][0], own, looked_at[0][2])
 
     def tells(trial: Population) -> np.ndarray:
         """(3, F) AUC of the three looks at each facet."""
-        looks = [text_channels(some, own, peers, trial, shares) for some, peers, shares in looked_at]
+        looks = [text_channels(some, own, peers, trial, model.facets, shares) for some, peers, shares in looked_at]
         return np.array([[fusion.auc(a[:, f], b[:, f]) for f in range(facets)] for a, b in zip(*looks, strict=True)])
 
     def instead(better: np.ndarray, trial: Population, chosen: Population) -> Population:
@@ -459,7 +461,7 @@ class _Likely:
 
     def fitted(self, population: Population) -> Population:
         """The population with the Pitman-Yor parameters of each facet under which these values are most likely."""
-        base = base_of(self.shares, population, self.facet)
+        base = with_habits(base_of(self.shares, population, self.facet), self.shares)
         discount, strength = population.discount.copy(), population.strength.copy()
         best = np.full(len(discount), -np.inf)
         for d in DISCOUNTS:
@@ -589,7 +591,7 @@ def _fit_fusion(
     seed: int,
 ) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, np.ndarray, dict[str, Any]]:
     """Fusion, reference of scores, p-values of the later part of history (of its last sessions), what of those shows in sessions
-    that are not in doubt (4,), and what separates how well.
+    that are not in doubt (K,), and what separates how well.
 
     Sessions from `cut` on are judged. References of scores come from `late` (S), lived through with what is in doubt; (S,) bool
     says which of them are the owners'.

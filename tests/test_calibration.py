@@ -24,6 +24,7 @@ from detector.calibration import (
     turned,
     wanted,
 )
+from detector.fusion import SLACK, p_values, reference
 
 PER_DAY = 5.0
 
@@ -75,6 +76,28 @@ def test_of_sessions_of_every_p_as_many_are_taken_for_the_owners_as_there_are(th
     for share in (0.01, 0.03, 0.1, 1.0):
         assert (taken & (p <= share)).sum() == pytest.approx(3000 * share, rel=0.12, abs=12)
     assert (of_owners(p) == taken).all()
+
+
+@pytest.mark.parametrize("count", [300, 4000, 15_000])
+def test_p_of_owners_scores_comes_as_often_as_it_says_also_where_the_reference_is_thin(count: int) -> None:
+    """The mean of many references, since the largest scores of one are chance."""
+    rng = np.random.default_rng(5)
+    asked, found = rng.gamma(3.0, 2.0, 200_000), []
+    for _ in range(30):
+        p = p_values(tuple([reference(rng.gamma(3.0, 2.0, count))] * 4), asked + SLACK, np.full(len(asked), 99))
+        found.append([(p <= x).mean() for x in (0.1, 0.01, 0.001)])
+    assert np.mean(found, axis=0)[: 3 if count > 1000 else 2] == pytest.approx(
+        [0.1, 0.01, 0.001][: 3 if count > 1000 else 2], rel=0.3
+    )
+
+
+def test_p_falls_as_scores_rise_and_has_a_floor() -> None:
+    for count in (1, 2, 40, 999, 1000, 5000, 60_000):
+        ref = reference(np.random.default_rng(count).gamma(3.0, 2.0, count))
+        p = p_values((ref,) * 4, np.linspace(-5, 300, 20_001), np.full(20_001, 99))
+        assert (np.diff(p) <= 0).all()
+        assert 0 < p[-1] < p[0] <= 1
+        assert p[-1] > 1e-4 / count
 
 
 def test_sessions_in_doubt_do_not_make_thieves_usual() -> None:

@@ -27,7 +27,7 @@ from detector import (
 )
 from detector.errors import PackError, StoreDamagedError
 from detector.pack import Pack, content_id, load, save
-from detector.sessions import Sessions, take
+from detector.sessions import Sessions, pair_keys, take, tokens
 from detector.settings import SessionSettings, TrainingSettings
 from tests.logs import batch_of, rows_of_people
 
@@ -35,6 +35,13 @@ from tests.logs import batch_of, rows_of_people
 @pytest.fixture(scope="module")
 def history(trained: Pack) -> Sessions:
     return training.sessions_of(batch_of(rows_of_people()), trained.facets, SessionSettings())
+
+
+@pytest.fixture(scope="module")
+def paged(trained: Pack) -> tuple[Pack, Sessions]:
+    """A pack whose pairs are of pages, of which there are many, and its history."""
+    facets = replace(trained.facets, pair_of="page")
+    return replace(trained, facets=facets), training.sessions_of(batch_of(rows_of_people()), facets, SessionSettings())
 
 
 def lift_of(table: Sessions, known: profiles.Profiles, population: evidence.Population) -> np.ndarray:
@@ -312,8 +319,54 @@ def test_what_an_order_says_is_what_its_values_do_not_say_already(trained: Pack,
     assert (torn > usual).mean() > 0.8
     assert (torn > foreign).mean() > 0.8  # of somebody else's values it is no surprise that they come in another order
     peers = evidence.peer_log_likelihood(changed(value, pair), trained.population, trained.shape.facets)
-    plain = evidence.text_channels(changed(value, pair), known, peers, trained.population)[1]
+    plain = evidence.text_channels(changed(value, pair), known, peers, trained.population, trained.facets)[1]
     assert np.allclose(foreign, plain[:, pair] - plain[:, value])
+
+
+def test_two_habits_in_a_new_order_are_less_strange_than_what_is_no_habit_but_the_order_is_as_strange(
+    paged: tuple[Pack, Sessions],
+) -> None:
+    trained, history = paged
+    table, looks = take(history, np.flatnonzero(history.events >= 4)[:30]), trained.facets
+    value, pair = looks.text.index(looks.paired), looks.text.index("pair")
+    known = learnt(table, trained, 5)
+
+    def paired(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """(3, 30) the looks at sessions of the same values in which these follow each other."""
+        rows = np.arange(len(table))
+        mine = table.facet != pair
+        keys = np.concatenate([table.key[mine], pair_keys(first, second)])
+        some = replace(
+            table,
+            **tokens(
+                np.concatenate([table.row[mine], rows]),
+                keys,
+                np.concatenate([table.facet[mine], np.full(len(rows), pair)]),
+                np.concatenate([table.count[mine], np.ones(len(rows))]),
+                np.concatenate([table.text[mine], np.full(len(rows), "…", object)]),
+                len(rows),
+            ),
+        )
+        peers = evidence.peer_log_likelihood(some, trained.population, trained.shape.facets)
+        return np.array([look[:, pair] for look in evidence.text_channels(some, known, peers, trained.population, looks)])
+
+    inside = [table.key[slice(*table.indptr[s : s + 2])][table.facet[slice(*table.indptr[s : s + 2])] == value] for s in range(30)]
+    first, second = np.array([k[0] for k in inside]), np.array([k[-1] for k in inside])
+    habits, strange = paired(first, second), paired(first, second ^ np.uint32(0x5A5A))
+    new = ~np.isin(pair_keys(first, second), table.key)  # but for those that the owner does anyway
+    assert new.sum() > 5
+    assert (habits[0, new] < strange[0, new] - 0.5).all()
+    assert np.allclose(habits[1:, new], strange[1:, new])
+
+
+def test_what_habits_say_of_pairs_does_not_depend_on_how_many_are_looked_up_at_once(
+    trained: Pack, history: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = take(history, np.arange(60))
+    known = learnt(table, trained)
+    whole = channels_of(table, known, trained)
+    monkeypatch.setattr(evidence, "HASHED", 7)
+    assert np.array_equal(channels_of(table, known, trained), whole)
 
 
 def test_a_value_suits_an_account_whose_embedding_is_like_it_and_nothing_is_said_of_what_is_not_known(
@@ -373,10 +426,10 @@ def test_belief_adds_up_over_sessions_and_fades_without_evidence() -> None:
     assert fading[-1] < 0.05
 
 
-def test_in_a_mixture_what_follows_what_is_nobodys_habit(trained: Pack, history: Sessions) -> None:
+def test_in_a_mixture_what_follows_what_is_nobodys_habit(paged: tuple[Pack, Sessions]) -> None:
+    looks, history = paged[0].facets, paged[1]
     rows = np.flatnonzero(history.events >= 6)[:40]
     owner, stranger = take(history, rows), take(history, rows[::-1])
-    looks = trained.facets
     kind = np.full(len(rows), attacks.KINDS.index("mix"))
     made = attacks.simulate(owner, stranger, kind, looks, np.random.default_rng(0))
     pair = looks.text.index("pair")
@@ -385,6 +438,31 @@ def test_in_a_mixture_what_follows_what_is_nobodys_habit(trained: Pack, history:
     others = np.isin(made.key[made.facet != pair], np.concatenate([owner.key, stranger.key]))
     assert 0.1 < fresh.mean() < 0.8
     assert others.all()
+
+
+def test_a_thief_who_copies_shows_the_owners_values_in_an_order_of_his_own(paged: tuple[Pack, Sessions]) -> None:
+    looks, history = paged[0].facets, paged[1]
+    rows = np.flatnonzero(history.events >= 6)
+    rows = rows[:-1][history.user[rows[:-1]] != history.user[rows[1:]]][:60]
+    owner, stranger = take(history, rows), take(history, rows + 1)
+    made = attacks.simulate(owner, stranger, np.full(len(rows), attacks.KINDS.index("copy")), looks, np.random.default_rng(0))
+    pair, value = looks.text.index("pair"), looks.text.index(looks.paired)
+
+    def held(table: Sessions, s: int, f: int) -> set[int]:
+        inside = slice(*table.indptr[s : s + 2])
+        return {*table.key[inside][table.facet[inside] == f].tolist()}
+
+    kept = fresh = copied = 0
+    for s in range(len(rows)):
+        ours, theirs, his = (held(t, s, value) for t in (owner, stranger, made))
+        assert his <= ours | theirs
+        may = {int(pair_keys(np.array([a]), np.array([b]))[0]) for a in ours | theirs for b in ours | theirs}
+        assert held(made, s, pair) <= may | held(stranger, s, pair)
+        copied += bool(his & (ours - theirs))
+        fresh += len(held(made, s, pair) - held(owner, s, pair) - held(stranger, s, pair))
+        kept += len(held(made, s, pair) & held(owner, s, pair) - held(stranger, s, pair))
+    assert copied > 0.5 * len(rows)
+    assert fresh > kept
 
 
 def test_what_is_derived_comes_from_where_its_values_come(trained: Pack, history: Sessions) -> None:

@@ -134,6 +134,26 @@ def test_borrowing_copies_half_of_the_sides_from_the_owner(log: Log, rules: Rule
     assert len(way.borrowed) == len((*rules.text, *rules.number)) // 2
 
 
+@pytest.mark.parametrize("share", [0.1, 0.9], ids=["events", "sides"])
+def test_copying_has_the_owners_values_in_no_order_at_the_strangers_time(log: Log, rules: Rules, share: float) -> None:
+    way = replace(WAY, borrowed=frozenset({"page", "device"}), share=share)
+    made, draft, own, other = drawn(log, rules, "copy", way)
+    assert draft.clock == log.batch.time[other[0]] % DAY
+    assert np.allclose(np.diff(made.time), np.diff(log.batch.time[other]), atol=0.002)
+    if share > 0.5:
+        assert set(made.attributes["page"]) <= set(values(log, own, "page"))
+        assert list(made.attributes["amount"]) == values(log, other, "amount")
+        return
+    columns = list(log.batch.attributes)
+    rows, ours, theirs = (
+        list(zip(*(list(column) for column in some), strict=True))
+        for some in (made.attributes.values(), *([values(log, rows, n) for n in columns] for rows in (own, other)))
+    )
+    copied = [row in ours and row != here for row, here in zip(rows, theirs, strict=True)]
+    assert 0 < sum(copied) < len(rows)
+    assert all(row == here for row, here, is_copied in zip(rows, theirs, copied, strict=True) if not is_copied)
+
+
 def test_alone_has_one_side_of_the_strangers(log: Log, rules: Rules) -> None:
     made, draft, own, other = drawn(log, rules, "alone")
     assert set(made.attributes["page"]) <= set(values(log, other, "page"))

@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from detector import attacks, belief, contrastive, fusion, scoring, training
+from detector import attacks, belief, contrastive, evidence, fusion, scoring, training
 from detector.evidence import EMBEDDING_CHANNELS, EXTREME, RATE, channel_names, channels
 from detector.facets import Facets
 from detector.history import concat
@@ -69,6 +69,8 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "no evidence per value": lambda: without(lambda name, _: name.endswith(RATE)),
     "no strangest value": lambda: without(lambda name, looks: name.removesuffix(EXTREME) in {*looks.text} - {name}),
     "no order beside its values": lambda: without(lambda name, _: name == f"pair{RATE}"),
+    "two habits in a new order are as new as any": lambda: [mock.patch.object(evidence, "REORDERED", 0.0)],
+    "nobody copies in no order": lambda: [mock.patch.object(attacks, "PRIOR", attacks.PRIOR | {"copy": 0.0})],
     "belief fed by the boosting alone": lambda: [
         mock.patch.object(fusion, "LLR_ODDS", 1.5),
         mock.patch.object(fusion, "LLR_HEARD", 0.0),
