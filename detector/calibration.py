@@ -28,9 +28,9 @@ PRIOR_SESSIONS = 200.0  # how many sessions the pack's own p-values are worth
 PRIOR_DAYS = 3.0  # how many days the pack's sessions a day are worth
 STEEPEST = 2.0  # of the power law, and its inverse the flattest
 GAIN = 0.2  # of a day's error that the logarithm of the limit takes up: it settles within a week
-SETTLED_IN, LEAST, MOST = 3.0, 0.1, 3.0  # days in which what is lacking is made up for; shares of the budget that a day may ask for
+SETTLED_IN, LEAST, MOST = 2.0, 0.1, 3.0  # days in which what is lacking is made up for; shares of the budget that a day may ask for
 STRIKING, LEAST_P = 0.1, 1e-12  # p from which a session is an owner's as likely as any other; smaller ones tell no more
-SPENT = 10.0  # times rarer than before is what still alarms on a day that has brought what it asked for: a thief often is
+SPENT = 30.0  # times rarer than before is what still alarms on a day that has brought what it asked for: a thief often is
 SPELL = 7 * DAY  # an account that alarms again within this is in the same trouble: one alert, however many sessions
 FARTHEST = 3.0  # nats that feedback may move the limit either way
 

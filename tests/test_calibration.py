@@ -197,7 +197,7 @@ def test_days_without_sessions_do_not_raise_the_limit() -> None:
 def test_a_day_asks_for_what_the_weeks_before_lack_within_bounds() -> None:
     p = np.ones(10)
     assert wanted(after(28, p, 5), PER_DAY) == PER_DAY
-    assert wanted(after(3, p, 4), PER_DAY) == pytest.approx(PER_DAY + 1)
-    assert wanted(after(3, p, 6), PER_DAY) == pytest.approx(PER_DAY - 1)
+    assert wanted(after(3, p, 4), PER_DAY) == pytest.approx(PER_DAY + 1.5)
+    assert wanted(after(3, p, 6), PER_DAY) == pytest.approx(PER_DAY - 1.5)
     assert wanted(after(28, p, 0), PER_DAY) == calibration.MOST * PER_DAY
     assert wanted(after(28, p, 50), PER_DAY) == calibration.LEAST * PER_DAY
