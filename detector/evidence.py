@@ -27,7 +27,7 @@ import numpy as np
 from scipy import special
 
 from detector.profiles import Profiles, lookup
-from detector.sessions import Sessions, pair_keys, weighted_sums, with_volume
+from detector.sessions import Sessions, pair_half, paired, weighted_sums, with_volume
 
 EMBEDDING_CHANNELS = ("embedding", "long_term", "peers")
 EMBEDDING_SCALE = 10.0  # nats per unit of likeness; calibration takes out what it is, but for the softness of `peers`
@@ -38,7 +38,7 @@ COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the 
 PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
 LIFT_CEILING = 4.0  # nats; embeddings are no surer of a value than that
 REORDERED = 0.3  # share of the owner's own values in any order in what pairs the owner may newly do
-HASHED = 500_000  # pairs of values at once
+HASHED, SIEVE_BITS = 500_000, np.uint32(12)  # pairs of values at once; bits of a key that a first look leaves out
 EXTREME_CEILING = 30.0  # nats; beyond it a tail of a fitted curve says nothing
 LEAST_TAIL = 1e-300  # a probability that is no more than none
 
@@ -236,14 +236,19 @@ def _of_habits(table: Sessions, profiles: Profiles, looks: Looks, counted: np.nd
         return is_pair, chance
     share = counted[some] / (profiles.total[row[some], values] + 1)
     code = row[there].astype(np.uint64) << np.uint64(32) | table.key[there].astype(np.uint64)  # ascending
+    sieve = np.zeros(1 << (32 - SIEVE_BITS), bool)  # most pairs of habits are no pair of the session: a cheap look tells
+    sieve[table.key[there] >> SIEVE_BITS] = True
+    halves = [pair_half(table.key[some], which) for which in (0, 1)]
     many = np.bincount(row[some], minlength=len(table))  # habits by session
     heads, each = np.cumsum(many) - many, many[row[some]]
     for lot in np.split(np.arange(len(some)), np.flatnonzero(np.diff(np.cumsum(each) // HASHED)) + 1):
         first = np.repeat(lot, each[lot])
         place = np.arange(len(first)) - np.repeat(np.cumsum(each[lot]) - each[lot], each[lot])
         second = heads[row[some[first]]] + place
-        key = pair_keys(table.key[some[first]], table.key[some[second]])
-        wanted = row[some[first]].astype(np.uint64) << np.uint64(32) | key.astype(np.uint64)
+        key = paired(halves[0][first], halves[1][second])
+        may = np.flatnonzero(sieve[key >> SIEVE_BITS])
+        first, second = first[may], second[may]
+        wanted = row[some[first]].astype(np.uint64) << np.uint64(32) | key[may].astype(np.uint64)
         at = np.minimum(np.searchsorted(code, wanted), len(code) - 1)
         found = code[at] == wanted
         chance[there[at[found]]] = (share[first] * share[second])[found]

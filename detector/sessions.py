@@ -169,8 +169,17 @@ def combine(table: Sessions, group: np.ndarray, groups: int) -> Sessions:
 
 def pair_keys(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(T,) uint32 keys of `second` following `first`, from the keys of both."""
-    mixed = first.astype(np.uint64) * PAIR_MIX[0] ^ second.astype(np.uint64) * PAIR_MIX[1]
-    return np.asarray((mixed >> np.uint64(32)).astype(np.uint32) | np.uint32(1))
+    return paired(pair_half(first, 0), pair_half(second, 1))
+
+
+def pair_half(keys: np.ndarray, which: int) -> np.ndarray:
+    """(T,) uint32: what values with these keys bring to the key of a pair as its first (0) or second (1)."""
+    return np.asarray((keys.astype(np.uint64) * PAIR_MIX[which] >> np.uint64(32)).astype(np.uint32))
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(T,) uint32 keys of pairs from their halves."""
+    return np.asarray(first ^ second | np.uint32(1))
 
 
 def weighted_sums(bounds: np.ndarray, weight: np.ndarray, row: np.ndarray, of: np.ndarray) -> np.ndarray:
