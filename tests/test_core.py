@@ -359,14 +359,20 @@ def test_two_habits_in_a_new_order_are_less_strange_than_what_is_no_habit_but_th
     assert np.allclose(habits[1:, new], strange[1:, new])
 
 
-def test_what_habits_say_of_pairs_does_not_depend_on_how_many_are_looked_up_at_once(
-    trained: Pack, history: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = take(history, np.arange(60))
+def test_what_habits_say_of_pairs_does_not_depend_on_how_many_are_looked_up_at_once(paged: tuple[Pack, Sessions]) -> None:
+    trained, _ = paged
+    rows: list[dict[str, object]] = [
+        {"time": 60 * i, "user": f"u{u:02d}", "action": "view", "page": f"p{(7 * i + u) % 160}"}
+        for u in range(30)
+        for i in range(160)
+    ]
+    table = training.sessions_of(batch_of(rows), trained.facets, SessionSettings())
     known = learnt(table, trained)
-    whole = channels_of(table, known, trained)
-    monkeypatch.setattr(evidence, "HASHED", 7)
-    assert np.array_equal(channels_of(table, known, trained), whole)
+    pages = table.facet == trained.facets.text.index("page")
+    habits = np.bincount(table.row[pages], profiles.lookup(known, table.row, table.key)[0][pages] > 0)
+    assert (habits**2).sum() > evidence.HASHED > (habits**2).max()
+    alone = [channels_of(take(table, at), profiles.take(known, at), trained) for at in np.arange(len(table))[:, None]]
+    assert np.array_equal(channels_of(table, known, trained), np.concatenate(alone))
 
 
 def test_a_value_suits_an_account_whose_embedding_is_like_it_and_nothing_is_said_of_what_is_not_known(
