@@ -132,7 +132,8 @@ class Casework:
         """
         oldest = min((one.verdict.end for one in outcome.alarming), default=np.inf)
         others = Others([i for i in self.all.values() if i.updated >= oldest - LINKED_WITHIN], pack.id)
-        alarms = [self._alarm(one, n, pack, clock, events) for n, one in enumerate(outcome.alarming)]
+        alerts = alerts_of(outcome.alarming, pack, clock)
+        alarms = [self._alarm(one, alert, pack, events) for one, alert in zip(outcome.alarming, alerts, strict=True)]
         rules = self.settings.incidents
         grouped = life.group(alarms, self.latest.get, self.muted, rules.cooldown, rules.expire, others)
         for incident in self.latest.values():
@@ -175,12 +176,10 @@ class Casework:
     def _alarm(
         self,
         one: scoring.Alarming,
-        number: int,
+        alert: Alert,
         pack: Pack,
-        clock: float,
         events: Callable[[str, float, float], list[Mapping[str, object]]],
     ) -> life.Alarm:
-        alert = alert_of(one, pack, clock, number < FLOOD)
         risk = Stake()
         if self.stakes is not None:
             risk = stake(one.verdict.user, events(one.verdict.user, one.verdict.start, one.verdict.end), self.stakes)
@@ -248,16 +247,21 @@ class Others:
         return tuple(sorted({self.ids[n] for n in found if self.users[n] != user and self.updated[n] >= since})[:MOST_LINKED])
 
 
-def alert_of(one: scoring.Alarming, pack: Pack, clock: float, again: bool = True) -> Alert:
-    """The alert for a session that alarms; it is not older than its session's newest event. `again`: also scored without facets."""
+def alerts_of(alarming: Sequence[scoring.Alarming], pack: Pack, clock: float) -> list[Alert]:
+    """The alerts for sessions that alarm; none is older than its session's newest event. The first FLOOD are scored again."""
+    alerts = [_alert_of(one, pack, clock) for one in alarming]
+    first = alerts[:FLOOD]
+    accusing = [[channel_facet(str(r["channel"])) for r in alert.reasons if float(str(r["nats"])) > 0] for alert in first]
+    known = {*pack.facets.text, *pack.facets.number}
+    names = [[name for name in dict.fromkeys(some) if name in known][:OTHERWISE] for some in accusing]
+    others = describing.otherwise(names, alarming[:FLOOD], pack)
+    return [replace(a, counterfactuals=o) for a, o in zip(first, others, strict=True)] + alerts[FLOOD:]
+
+
+def _alert_of(one: scoring.Alarming, pack: Pack, clock: float) -> Alert:
     verdict, details = one.verdict, describing.told(one.session, one.profile, pack)
     (alert,) = raise_alerts([verdict], one.limit, min(verdict.end, clock), still_open=one.open, describe=lambda _: details)
-    accusing = [channel_facet(str(r["channel"])) for r in alert.reasons if float(str(r["nats"])) > 0]
-    names = [name for name in dict.fromkeys(accusing) if name in (*pack.facets.text, *pack.facets.number)][:OTHERWISE]
-    if not again:
-        return replace(alert, limit=one.limit)
-    others = describing.otherwise(names, one.session, one.profile, pack, one.watch, one.limit, one.open)
-    return replace(alert, limit=one.limit, counterfactuals=tuple(others))
+    return replace(alert, limit=one.limit)
 
 
 def exhibit_of(one: scoring.Alarming, pack: Pack) -> bytes:
@@ -278,7 +282,9 @@ def would_alarm(exhibit: Exhibit, session: Sessions, profile: Profiles, pack: Pa
     """Whether the session would alarm under guidance, against a profile."""
     if covered(session, pack.facets, guidance).any():
         return False
-    return scoring.again(exempt(session, pack.facets, guidance), profile, pack, exhibit.watch, exhibit.open)[1] <= exhibit.limit
+    spared = exempt(session, pack.facets, guidance)
+    (_, (p,)) = scoring.again(spared, profile, pack, [exhibit.watch], np.array([exhibit.open]))
+    return bool(p <= exhibit.limit)
 
 
 def marks_of(session: Sessions, profile: Profiles, pack: Pack) -> tuple[str, ...]:

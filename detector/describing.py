@@ -5,17 +5,17 @@ Axes: T tokens, K remembered values, F text facets, N numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 
-from detector import facets, scoring
-from detector.calibration import Watch
+from detector import facets, scoring, sessions
 from detector.evidence import base_share, peer_weights
 from detector.guidance import Allowance, without
 from detector.pack import Pack
-from detector.profiles import Profiles, lookup
+from detector.profiles import Profiles, concat, lookup, take
+from detector.scoring import Alarming
 from detector.sessions import Sessions
 
 HIDDEN = ("pair",)  # its values are mixtures that nobody can read
@@ -60,11 +60,16 @@ def told(table: Sessions, profile: Profiles, pack: Pack) -> dict[str, dict[str, 
 
 def usual(profile: Profiles, facet: int, pack: Pack) -> Iterator[tuple[str, float, float]]:
     """(value, damped count, second last seen) of a (1) profile's facet, the heaviest first; values without a name left out."""
+    known = pack.population.vocabulary
     held = np.flatnonzero((profile.facet[0] == facet) & (profile.weight[0] > 0))
-    for k in held[np.argsort(-profile.weight[0, held], kind="stable")]:
-        text = text_of(pack, profile.key[0, k])
-        if text is not None:
-            yield text, round(float(profile.weight[0, k]), 2), float(profile.seen[0, k]) * DAY
+    if not len(held) or not len(known):
+        return
+    place = np.minimum(np.searchsorted(known, profile.key[0, held]), len(known) - 1)
+    named = known[place] == profile.key[0, held]
+    held, place = held[named], place[named]
+    for k in np.argsort(-profile.weight[0, held], kind="stable"):
+        text = bytes(pack.population.vocabulary_text[place[k]]).decode("utf-8", "replace")
+        yield text, round(float(profile.weight[0, held[k]]), 2), float(profile.seen[0, held[k]]) * DAY
 
 
 def spread(profile: Profiles, n: int) -> tuple[float, float]:
@@ -90,24 +95,23 @@ def habits(profile: Profiles, pack: Pack) -> tuple[list[dict[str, object]], list
     return text, numbers
 
 
-def text_of(pack: Pack, key: np.uint32) -> str | None:
-    """The text of a value that the vocabulary knows; None of another."""
-    known = pack.population.vocabulary
-    at = int(np.searchsorted(known, key))
-    if at < len(known) and known[at] == key:
-        return bytes(pack.population.vocabulary_text[at]).decode("utf-8", "replace")
-    return None
+def otherwise(names: Sequence[Sequence[str]], alarming: Sequence[Alarming], pack: Pack) -> list[tuple[dict[str, object], ...]]:
+    """What each alarming session would have been judged without each of its `names` of facets, and without all of them.
 
-
-def otherwise(
-    names: list[str], table: Sessions, profile: Profiles, pack: Pack, watch: Watch, limit: float, unfinished: bool
-) -> list[dict[str, object]]:
-    """What the (1) session would have been judged without each of these facets, and without all of them: by scoring it again."""
-    out: list[dict[str, object]] = []
-    for some in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
-        pared = table
-        for name in some:
-            pared = without(pared, pack.facets, np.ones(1, bool), Allowance(name))
-        score, p = scoring.again(pared, profile, pack, watch, unfinished)
-        out.append({"without": some, "score": score, "p": p, "alarms": p <= limit})
-    return out
+    By scoring them again, all together: an account may raise hundreds of alarms in one cycle.
+    """
+    wanted = [[*([name] for name in some), *([list(some)] if len(some) > 1 else [])] for some in names]
+    of = np.repeat(np.arange(len(wanted)), [len(some) for some in wanted])
+    if not len(of):
+        return [()] * len(wanted)
+    spared = [some for each in wanted for some in each]
+    table = sessions.take(sessions.concat([one.session for one in alarming]), of)
+    for name in sorted({name for some in spared for name in some}):
+        table = without(table, pack.facets, np.array([name in some for some in spared]), Allowance(name))
+    profiles = take(concat([one.profile for one in alarming]), of)
+    watches, unfinished = [alarming[i].watch for i in of.tolist()], np.array([alarming[i].open for i in of.tolist()])
+    score, p = scoring.again(table, profiles, pack, watches, unfinished)
+    out: list[list[dict[str, object]]] = [[] for _ in wanted]
+    for i, some, s, x in zip(of.tolist(), spared, score.tolist(), p.tolist(), strict=True):
+        out[i].append({"without": some, "score": s, "p": x, "alarms": x <= alarming[i].limit})
+    return [tuple(each) for each in out]

@@ -6,6 +6,7 @@ B remembered sessions, D width of an embedding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -81,6 +82,11 @@ def blank(accounts: int, shape: Shape, doubt: float) -> Profiles:
 def take(profiles: Profiles, rows: np.ndarray) -> Profiles:
     """The profiles at `rows`, in that order."""
     return Profiles(**{f.name: getattr(profiles, f.name)[rows] for f in fields(profiles)})
+
+
+def concat(parts: Sequence[Profiles]) -> Profiles:
+    """All profiles of the parts (at least one), one after the other."""
+    return Profiles(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Profiles)})
 
 
 def put(profiles: Profiles, rows: np.ndarray, new: Profiles) -> None:

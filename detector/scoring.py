@@ -9,10 +9,10 @@ Axes: E events, S sessions, A accounts, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -312,11 +312,19 @@ def relearnt(profile: Profiles, sessions: Sessions, pack: Pack, guidance: Mappin
     return _judge_all(sessions, account, rows, closes, profile, pack, guidance).profiles
 
 
-def again(table: Sessions, profile: Profiles, pack: Pack, watch: Watch, unfinished: bool) -> tuple[float, float]:
-    """(score, p) of a (1) session against a (1) profile, as the day of `watch` has it: for what would have been otherwise."""
-    opinion = concluded(weigh(table, profile, *_looked_at(table, pack), pack, np.array([unfinished])), pack)
-    (p,) = _digits(calibration.corrected(_digits(opinion.p), watch, pack.calm)).tolist()
-    return float(np.round(np.round(opinion.evidence, ROUND).sum(), ROUND)), p
+def again(
+    table: Sessions, profiles: Profiles, pack: Pack, watches: Sequence[Watch], unfinished: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) scores and (S,) p of sessions against their profiles (row by row), as the days of (S) watches have it.
+
+    For what would have been otherwise: none is learnt, and each is judged as if alone; unfinished (S,) bool.
+    """
+    opinion = concluded(weigh(table, profiles, *_looked_at(table, pack), pack, unfinished), pack)
+    p = _digits(opinion.p)
+    for _, run in groupby(range(len(table)), lambda s: id(watches[s])):
+        rows = list(run)
+        p[rows] = calibration.corrected(p[rows], watches[rows[0]], pack.calm)
+    return np.round(np.round(opinion.evidence, ROUND).sum(axis=1), ROUND), _digits(p)
 
 
 @dataclass(frozen=True)
