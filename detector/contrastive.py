@@ -6,13 +6,15 @@ loss, Khosla 2020; CoLES, Babaev 2022).
 Several members are trained side by side, on the same sessions with the same attention, and merged into one: what one of them takes
 for likeness by the chance of its start, the others do not (of three seeds on commands, hit@1% was .60 to .70 and is .68 to .71).
 Bags add up, so the members are one wide table, of which the directions that carry most are kept: a session costs what one member
-costs.
+costs. Directions in which sessions of one account differ among themselves may count for less before (within-class covariance
+normalisation, Hatch 2006).
 
 Axes: S sessions, T values, N numbers, M members, D width.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,7 +29,8 @@ MEMBERS = 4  # M: 8 gained no more, nor did sessions or attention of each member
 TEMPERATURE = 0.2
 DROPOUT = 0.3  # of values: a session must be recognised from a part of it
 ACCOUNTS_PER_STEP = 128
-MERGED_BY = 2000  # sessions by which members are measured when they are merged
+MERGED_BY = 10_000  # sessions by which members are measured when they are merged
+WITHIN = 0.9  # share of the covariance within accounts in what is whitened, the rest alike in all directions; .5 gains half of it
 
 
 class Members(nn.Module):
@@ -65,16 +68,13 @@ class Members(nn.Module):
                 own.copy_(given)
 
 
-def fit(
-    table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int, before: Members | None = None
-) -> tuple[Encoder, Members]:
-    """An encoder trained on the sessions of a table (S); account (S,) int codes; numbers (S, 3N) as `measures` has them.
+def fit(table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int, before: Members | None = None) -> Members:
+    """Members trained on the sessions of a table (S); account (S,) int codes; numbers (S, 3N) as `measures` has them.
 
-    It goes on from members trained before, if there are such. Returns what its own have become, too. Deterministic under the seed.
-    Trained on a GPU if torch sees one; the rest is small.
+    They go on from members trained before, if there are such. Deterministic under the seed. Trained on a GPU if torch sees one; the
+    rest is small.
     """
-    known, key = np.unique(table.key % TABLE, return_inverse=True)  # values never seen stay as they are drawn
-    table = replace(table, key=key.astype(np.uint32))
+    known = np.unique(table.key % TABLE)  # values never seen stay as they are drawn
     torch.manual_seed(seed)
     members = Members(known, numbers.shape[1] // 3)
     if before is not None:
@@ -83,11 +83,15 @@ def fit(
     # steps are small: a second thread gained a sixth, and trainings side by side on two cores got in each other's way
     torch.set_num_threads(1)
     try:
-        _train(members.to("cuda" if torch.cuda.is_available() else "cpu"), table, account, numbers, seed, steps)
+        _train(members.to("cuda" if torch.cuda.is_available() else "cpu"), _placed(table, known), account, numbers, seed, steps)
     finally:
         torch.set_num_threads(threads)
-    some = np.random.default_rng(seed).permutation(len(table))[:MERGED_BY]
-    return _merged(members.cpu().double().eval(), take(table, some), numbers[some]), members
+    return members.cpu()
+
+
+def _placed(table: Sessions, known: np.ndarray) -> Sessions:
+    """The sessions with the places of their values in `known` (V,) for keys; all of them are there."""
+    return replace(table, key=np.searchsorted(known, table.key % TABLE).astype(np.uint32))
 
 
 def _train(members: Members, table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, steps: int) -> None:
@@ -128,24 +132,42 @@ def _tensors(table: Sessions, kept: np.ndarray, numbers: np.ndarray) -> Sequence
 
 
 @torch.no_grad()
-def _merged(members: Members, table: Sessions, numbers: np.ndarray) -> Encoder:
-    """One encoder from members in float64; `table` (S) is what they are measured by.
+def merged(members: Members, table: Sessions, account: np.ndarray, numbers: np.ndarray, seed: int, whitened: bool) -> Encoder:
+    """One encoder from members, in float64; measured by some of the sessions (S) that they were trained on, account (S,) codes.
 
     They weigh alike by their median length. Of the M·D directions those D are kept that carry most of the sessions' unit vectors
-    (principal axes, not centred, since likeness is a scalar product).
+    (principal axes, not centred, since likeness is a scalar product); whitened: as they are without what differs within accounts.
     """
-    given = _tensors(table, np.arange(len(table.key)), numbers)
+    members = copy.deepcopy(members).double().eval()
+    some = np.random.default_rng(seed).permutation(len(table))[:MERGED_BY]
+    table = _placed(take(table, some), members.known)
+    given = _tensors(table, np.arange(len(table.key)), numbers[some])
     said = members(*(x.double() if x.is_floating_point() else x for x in given))  # (M, S, D)
     length = said.norm(dim=2).median(1).values.clamp(min=1e-9)[:, None, None]
     wide = nn.functional.normalize((said / length).transpose(0, 1).flatten(1), dim=1)  # (S, M·D)
-    axes = torch.linalg.eigh(wide.T @ wide)[1].flip(1)[:, :WIDTH].view(MEMBERS, WIDTH, WIDTH)
+    white = _whitening(wide, account[some]) if whitened else torch.eye(wide.shape[1]).double()
+    wide = wide @ white
+    axes = (white @ torch.linalg.eigh(wide.T @ wide)[1].flip(1)[:, :WIDTH]).view(MEMBERS, WIDTH, WIDTH)
     to = ((members.out + torch.eye(WIDTH)) @ axes / length).flatten(0, 1)  # (M·D, D): hidden → what is kept
-    value = WIDTH**-0.5 * torch.randn(TABLE, MEMBERS * WIDTH).double()
+    drawn = torch.Generator().manual_seed(seed)
+    value = WIDTH**-0.5 * torch.randn(TABLE, MEMBERS * WIDTH, generator=drawn).double()
     value[members.known] = members.value
     attention = np.zeros(TABLE)
     attention[members.known] = members.attention.numpy()
     shift = members.measure.bias @ to + (members.shift @ axes / length).sum((0, 1))
     return Encoder((value @ to).numpy(), attention, (members.measure.weight.T @ to).numpy(), shift.numpy())
+
+
+def _whitening(wide: torch.Tensor, account: np.ndarray) -> torch.Tensor:
+    """(W, W) what makes the (S, W) vectors of each account (S,) differ alike in all directions, as far as WITHIN says."""
+    code = torch.from_numpy(np.unique(account, return_inverse=True)[1])
+    size = torch.bincount(code)
+    mean = torch.zeros(len(size), wide.shape[1]).double().index_add_(0, code, wide) / size[:, None]
+    apart = wide - mean[code]
+    within = apart.T @ apart / max(len(wide) - len(size), 1)
+    even = wide.square().sum() / wide.numel() * torch.eye(wide.shape[1]).double()
+    variance, axes = torch.linalg.eigh(WITHIN * within + (1 - WITHIN) * even)
+    return axes @ torch.diag(variance**-0.5) @ axes.T
 
 
 def contrast(z: torch.Tensor, account: torch.Tensor) -> torch.Tensor:

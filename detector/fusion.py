@@ -229,11 +229,16 @@ def opinions_of(odds: np.ndarray, outlier: np.ndarray, total: np.ndarray) -> tup
 
 
 def relevance_of(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(C,) in [0, 1]: what share of the attacks each column of (S, C) e catches at FEW false alarms, beyond chance; squared."""
+    """(C,) in [0, 1]: what each column of (S, C) e catches of the attacks, beyond chance; squared."""
+    gain = np.maximum(caught(owners, attacks, weight) - np.mean(FEW), 0.0)
+    return np.asarray((gain / max(float(gain.max()), 1e-9)) ** 2)
+
+
+def caught(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(C,) what share of the attacks, of weight (S,), each column of (S, C) scores catches at FEW false alarms, on average."""
     limits = np.quantile(owners, 1 - np.array(FEW), axis=0)  # (few, C)
     above = (attacks > limits[:, None]) + 0.5 * (attacks == limits[:, None])  # (few, S, C)
-    gain = np.maximum(np.einsum("s,fsc->c", weight / weight.sum(), above) / len(FEW) - np.mean(FEW), 0.0)
-    return np.asarray((gain / max(float(gain.max()), 1e-9)) ** 2)
+    return np.asarray(np.einsum("s,fsc->c", weight / weight.sum(), above) / len(FEW))
 
 
 def _llr_shift(raw: np.ndarray) -> float:

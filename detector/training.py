@@ -28,6 +28,7 @@ from detector.evidence import (
     base_of,
     channel_names,
     channels,
+    embedding_channels,
     peer_log_likelihood,
     predictive,
     shares_of,
@@ -58,6 +59,7 @@ STEPS = 300  # of the encoder: with 150, email's AUC is .881 for .906; with 900 
 # more of them for the encoder of the whole history, which goes on from the one that the fusion was fitted with: one that starts
 # anew (300 steps) lies elsewhere, and owners' scores with it (browsing: AUC .858 for .863, p <= .01 of 1.7 % for 1.0 %)
 STEPS_ON = 150
+WAYS = (False, True)  # whether the encoder is whitened: what tells later sessions apart better (email: not, the other logs: it is)
 ATTACKS_PER_SESSION, ENOUGH_ATTACKS = 3, 10_000  # simulated on the later part, the larger of the two; and again on young accounts
 ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time
 DISCOUNTS, STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -83,6 +85,7 @@ class _Model:
     model: encoder.Encoder
     shape: Shape
     members: contrastive.Members  # of the encoder, to go on from
+    whitened: bool  # how they are merged
 
 
 def sessions_of(batch: Batch, facets: Facets, rules: SessionSettings) -> Sessions:
@@ -209,11 +212,15 @@ def train(
     late, owners = (take(table, at), account[at]), calibration.of_owners(p[at])
     taught = np.flatnonzero(doubt < belief.DOUBTED)
     table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
-    first = _fit_model(found, take(table, np.arange(cut)), account[:cut], len(users), seed)
-    warm = _known(first, take(table, np.arange(cut)), account[:cut], len(users))
-    first = replace(first, population=_with_predictive(first, take(table, np.arange(cut, len(table))), account[cut:], warm, seed))
+    early, rest = take(table, np.arange(cut)), take(table, np.arange(cut, len(table)))
+    models = _fit_models(found, early, account[:cut], len(users), seed)
+    warmed = [_known(model, early, account[:cut], len(users)) for model in models]
+    apart = [_told_apart(model, rest, account[cut:], warm, seed) for model, warm in zip(models, warmed, strict=True)]
+    best = int(np.argmax(apart))
+    first, warm = models[best], warmed[best]
+    first = replace(first, population=_with_predictive(first, rest, account[cut:], warm, seed))
     judged, scores, ps, calm, report = _fit_fusion(first, table, account, cut, late, owners, users, warm, said, seed)
-    final = _fit_model(found, table, account, len(users), seed, first.members)
+    (final,) = _fit_models(found, table, account, len(users), seed, first)
     fitted = {name: getattr(first.population, name) for name in PREDICTIVE}
     population = replace(final.population, **fitted)
     usually = take(late[0], np.flatnonzero(owners))
@@ -299,10 +306,13 @@ def _without_constants(found: Facets, table: Sessions) -> tuple[Facets, Sessions
     return replace(found, number=number, log_scale=log_scale), replace(table, numbers=table.numbers[:, pick])
 
 
-def _fit_model(
-    found: Facets, table: Sessions, account: np.ndarray, accounts: int, seed: int, before: contrastive.Members | None = None
-) -> _Model:
-    """Population and encoder from the sessions of a table; account (S,) codes below `accounts`; before: what it goes on from."""
+def _fit_models(
+    found: Facets, table: Sessions, account: np.ndarray, accounts: int, seed: int, before: _Model | None = None
+) -> list[_Model]:
+    """Population and encoder from the sessions of a table; account (S,) codes below `accounts`.
+
+    One for each way in which the encoder's members are merged; or the one that goes on from `before`, in its way.
+    """
     from detector import contrastive  # torch is slow to load, and a daemon that judges needs none
 
     centre, pull, shape, scale = fit_numbers(with_volume(table), account, accounts)
@@ -310,7 +320,28 @@ def _fit_model(
     numbers = {"centre": centre, "pull": pull, "shape": shape, "scale": scale}
     population = Population(**dict.fromkeys((f.name for f in fields(Population)), none) | numbers)
     measured = encoder.measures(table, centre, population.spread)
-    model, members = contrastive.fit(table, account, measured, seed, STEPS_ON if before is not None else STEPS, before)
+    steps, known = (STEPS, None) if before is None else (STEPS_ON, before.members)
+    members = contrastive.fit(table, account, measured, seed, steps, known)
+    out = []
+    for whitened in WAYS if before is None else (before.whitened,):
+        model = contrastive.merged(members, table, account, measured, seed, whitened)
+        out.append(_model_of(found, table, account, accounts, seed, numbers, measured, model, members, whitened))
+    return out
+
+
+def _model_of(
+    found: Facets,
+    table: Sessions,
+    account: np.ndarray,
+    accounts: int,
+    seed: int,
+    numbers: dict[str, np.ndarray],
+    measured: np.ndarray,
+    model: encoder.Encoder,
+    members: contrastive.Members,
+    whitened: bool,
+) -> _Model:
+    """The population of sessions (S) as an encoder has them; measured (S, 3N), and `numbers` as `fit_numbers` has them."""
     embedding = encoder.encode(model, table, measured)
     long = np.zeros((accounts, encoder.WIDTH))
     np.add.at(long, account, embedding)
@@ -334,7 +365,7 @@ def _fit_model(
         value_vector=value.astype(np.float16),
         value_level=np.log(np.exp(suits).mean(axis=1)).astype(np.float32),
     )
-    return _Model(found, population, model, Shape(len(found.text), len(found.number) + 1, peers, encoder.WIDTH), members)
+    return _Model(found, population, model, Shape(len(found.text), len(found.number) + 1, peers, encoder.WIDTH), members, whitened)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -405,19 +436,33 @@ def fit_numbers(values: np.ndarray, account: np.ndarray, accounts: int) -> tuple
     return out[0], out[1], out[2], out[3]
 
 
+def _strangers(account: np.ndarray, warm: Profiles, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Which sessions of the later part (S) are judged, and for each of them one of another account; account (S,)."""
+    stranger = rng.permutation(len(account))
+    judged = np.flatnonzero((warm.history[account] > 0) & (account[stranger] != account))[:ENOUGH_SESSIONS]
+    return judged, stranger[judged]
+
+
+def _told_apart(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> float:
+    """What share of other accounts' sessions the channels of the embedding catch at few false alarms of owners' later ones (S)."""
+    judged, strangers = _strangers(account, warm, np.random.default_rng(seed))
+    embedding = encoder.encode(model.model, table, encoder.measures(table, model.population.centre, model.population.spread))
+    own = take_profiles(warm, account[judged])
+    owners, others = (embedding_channels(own, embedding[rows], model.population) for rows in (judged, strangers))
+    return float(fusion.caught(owners, others, np.ones(len(others))).mean())
+
+
 def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> Population:
     """The population with the parameters of each text facet that the later part of history speaks for, its sessions (S).
 
     For every blend: the Pitman-Yor parameters under which the owners' later sessions are most likely. Of the blends: the one whose
     evidence best tells owners' later sessions from other accounts'. What suits the embedding is mixed in where looks tell better.
     """
-    rng = np.random.default_rng(seed)
-    stranger = rng.permutation(len(account))
-    judged = np.flatnonzero((warm.history[account] > 0) & (account[stranger] != account))[:ENOUGH_SESSIONS]
+    judged, strangers = _strangers(account, warm, np.random.default_rng(seed))
     own, population, facets = take_profiles(warm, account[judged]), model.population, len(model.facets.text)
     open_to_all = replace(population, alike=np.full(facets, ALIKE))  # else what suits is not looked up
     looked_at = []
-    for rows in (judged, stranger[judged]):
+    for rows in (judged, strangers):
         some = take(table, rows)
         shares = shares_of(some, own, open_to_all, model.facets, lookup(own, some.row, some.key)[0])
         looked_at.append((some, peer_log_likelihood(some, population, facets), shares))

@@ -124,10 +124,17 @@ def test_the_embedding_is_a_unit_vector_and_free_of_the_company_it_is_computed_i
     assert np.array_equal(together[:20], np.stack(alone))
 
 
+def encoder_of(
+    table: Sessions, account: np.ndarray, measured: np.ndarray, seed: int, steps: int, before: contrastive.Members | None = None
+) -> encoder.Encoder:
+    members = contrastive.fit(table, account, measured, seed, steps, before)
+    return contrastive.merged(members, table, account, measured, seed, whitened=False)
+
+
 def test_training_an_encoder_is_deterministic_under_its_seed(history: Sessions, trained: Pack) -> None:
     account = np.unique(history.user.astype(str), return_inverse=True)[1]
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
-    fits = [contrastive.fit(history, account, measured, seed, 5)[0] for seed in (1, 1, 2)]
+    fits = [encoder_of(history, account, measured, seed, 5) for seed in (1, 1, 2)]
     for part in fields(encoder.Encoder):
         first, again, other = (getattr(fit, part.name) for fit in fits)
         assert np.array_equal(first, again), part.name
@@ -151,10 +158,10 @@ def test_members_of_an_encoder_are_merged_into_one_that_says_what_they_say_toget
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
     key = np.unique(history.key % encoder.TABLE, return_inverse=True)[1]
     table = replace(history, key=key.astype(np.uint32))
-    encoding, members = contrastive.fit(history, account, measured, 0, 30)
-    merged = encoder.encode(encoding, history, measured)
+    members = contrastive.fit(history, account, measured, 0, 30)
+    merged = encoder.encode(contrastive.merged(members, history, account, measured, 0, whitened=False), history, measured)
     with torch.no_grad():
-        said = members(
+        said = members.double()(
             *(x.double() if x.is_floating_point() else x for x in contrastive._tensors(table, np.arange(len(key)), measured))
         )
         each = [(z @ z.T).numpy().ravel() for z in torch.nn.functional.normalize(said, dim=2)]
@@ -164,11 +171,49 @@ def test_members_of_an_encoder_are_merged_into_one_that_says_what_they_say_toget
     assert np.corrcoef(likeness, np.mean(each, axis=0))[0, 1] > np.corrcoef(each[0], each[1])[0, 1]
 
 
+def test_what_differs_within_accounts_counts_for_less_in_a_whitened_encoder() -> None:
+    rng = np.random.default_rng(0)
+    account = np.repeat(np.arange(40), 25)
+    vectors = rng.normal(0, 1, (40, 6))[account] + rng.normal(0, [5, 1, 1, 1, 1, 0.2], (1000, 6))
+    white = vectors @ contrastive._whitening(torch.from_numpy(vectors), account).numpy()
+
+    def within(x: np.ndarray) -> np.ndarray:
+        return np.asarray((x.reshape(40, 25, 6) - x.reshape(40, 25, 6).mean(axis=1, keepdims=True)).std(axis=(0, 1)))
+
+    def told(x: np.ndarray) -> float:
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        same, likeness = account[:, None] == account, unit @ unit.T
+        return fusion.auc(-likeness[same & ~np.eye(1000, dtype=bool)], -likeness[~same])
+
+    assert within(vectors).max() > 20 * within(vectors).min()
+    assert within(white).max() < 5 * within(white).min()
+    assert told(white) > told(vectors) + 0.1
+
+
+def test_of_two_encoders_the_one_that_knows_the_owners_tells_them_apart_better(history: Sessions, trained: Pack) -> None:
+    account = np.unique(history.user.astype(str), return_inverse=True)[1]
+    found = trained.facets
+    half = np.arange(len(history)) < len(history) // 2
+    early, late = (take(history, np.flatnonzero(x)) for x in (half, ~half))
+    one, other = training._fit_models(found, early, account[half], int(account.max()) + 1, 0)
+    assert (one.whitened, other.whitened) == (False, True)
+    warm = [training._known(model, early, account[half], int(account.max()) + 1) for model in (one, other)]
+    apart = [training._told_apart(m, late, account[~half], w, 0) for m, w in zip((one, other), warm, strict=True)]
+    nobody = replace(one, model=encoder.drawn(len(found.number) + 1, 0))
+    blind = replace(one, model=replace(one.model, value=0 * one.model.value, measure=0 * one.model.measure))
+    assert min(apart) > 0.7
+    assert training._told_apart(blind, late, account[~half], warm[0], 0) < min(apart) - 0.1
+    assert training._told_apart(nobody, late, account[~half], warm[0], 0) < min(apart)
+    (on,) = training._fit_models(found, early, account[half], int(account.max()) + 1, 0, other)
+    assert on.whitened
+
+
 def test_members_go_on_from_others_but_for_values_that_those_do_not_know(history: Sessions, trained: Pack) -> None:
     account = np.unique(history.user.astype(str), return_inverse=True)[1]
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
     some = np.arange(20)
-    encoding, first = contrastive.fit(take(history, some), account[some], measured[some], 0, 5)
+    first = contrastive.fit(take(history, some), account[some], measured[some], 0, 5)
+    encoding = contrastive.merged(first, take(history, some), account[some], measured[some], 0, whitened=False)
     new = contrastive.Members(np.unique(history.key % encoder.TABLE), measured.shape[1] // 3)
     drawn = new.value.detach().clone()
     new.go_on_from(first)
@@ -177,9 +222,7 @@ def test_members_go_on_from_others_but_for_values_that_those_do_not_know(history
     assert torch.equal(new.value[known], first.value.float())
     assert torch.equal(new.value[~known], drawn[~known])
     assert torch.equal(new.out, first.out.float())
-    on, anew = (
-        encoder.encode(contrastive.fit(history, account, measured, 0, 1, before)[0], history, measured) for before in (first, None)
-    )
+    on, anew = (encoder.encode(encoder_of(history, account, measured, 0, 1, before), history, measured) for before in (first, None))
     old = encoder.encode(encoding, history, measured)
     likeness = [np.corrcoef((old @ old.T).ravel(), (z @ z.T).ravel())[0, 1] for z in (on, anew)]
     assert likeness[0] > likeness[1], likeness

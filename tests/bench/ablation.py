@@ -66,6 +66,8 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "no PyOD forest": lambda: opinions(True, False, True),
     "no plain sum": lambda: opinions(True, True, False),
     "one encoder, not four merged": lambda: [mock.patch.object(contrastive, "MEMBERS", 1)],
+    "encoder never whitened": lambda: [mock.patch.object(training, "WAYS", (False,))],
+    "encoder always whitened": lambda: [mock.patch.object(training, "WAYS", (True,))],
     "no evidence per value": lambda: without(lambda name, _: name.endswith(RATE)),
     "no strangest value": lambda: without(lambda name, looks: name.removesuffix(EXTREME) in {*looks.text} - {name}),
     "no order beside its values": lambda: without(lambda name, _: name == f"pair{RATE}"),
