@@ -212,13 +212,7 @@ def train(
     late, owners = (take(table, at), account[at]), calibration.of_owners(p[at])
     taught = np.flatnonzero(doubt < belief.DOUBTED)
     table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
-    early, rest = take(table, np.arange(cut)), take(table, np.arange(cut, len(table)))
-    models = _fit_models(found, early, account[:cut], len(users), seed)
-    warmed = [_known(model, early, account[:cut], len(users)) for model in models]
-    apart = [_told_apart(model, rest, account[cut:], warm, seed) for model, warm in zip(models, warmed, strict=True)]
-    best = int(np.argmax(apart))
-    first, warm = models[best], warmed[best]
-    first = replace(first, population=_with_predictive(first, rest, account[cut:], warm, seed))
+    first, warm = _first(found, table, account, cut, len(users), seed)
     judged, scores, ps, calm, report = _fit_fusion(first, table, account, cut, late, owners, users, warm, said, seed)
     (final,) = _fit_models(found, table, account, len(users), seed, first)
     fitted = {name: getattr(first.population, name) for name in PREDICTIVE}
@@ -450,6 +444,17 @@ def _told_apart(model: _Model, table: Sessions, account: np.ndarray, warm: Profi
     own = take_profiles(warm, account[judged])
     owners, others = (embedding_channels(own, embedding[rows], model.population) for rows in (judged, strangers))
     return float(fusion.caught(owners, others, np.ones(len(others))).mean())
+
+
+def _first(found: Facets, table: Sessions, account: np.ndarray, cut: int, accounts: int, seed: int) -> tuple[_Model, Profiles]:
+    """The model from the sessions before `cut`, as those after it speak for it, and profiles that have learnt the former."""
+    early, late = take(table, np.arange(cut)), take(table, np.arange(cut, len(table)))
+    models = _fit_models(found, early, account[:cut], accounts, seed)
+    warmed = [_known(model, early, account[:cut], accounts) for model in models]
+    apart = [_told_apart(model, late, account[cut:], warm, seed) for model, warm in zip(models, warmed, strict=True)]
+    best = int(np.argmax(apart))
+    population = _with_predictive(models[best], late, account[cut:], warmed[best], seed)
+    return replace(models[best], population=population), warmed[best]
 
 
 def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> Population:
