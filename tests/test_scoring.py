@@ -7,6 +7,7 @@ import pytest
 
 from detector import scoring
 from detector.calibration import Watch
+from detector.casework import alerts_of
 from detector.describing import told
 from detector.fusion import Reference, surprise
 from detector.pack import Pack
@@ -122,6 +123,15 @@ def test_an_alarm_does_not_wait_for_the_end_of_its_session(log: Batch, trained: 
     assert takeover.open
     assert takeover.verdict.events in scoring.LOOKS
     assert told(takeover.session, takeover.profile, trained)["device"]["last_seen"] is None
+
+
+def test_alarms_scored_again_together_are_what_each_is_alone(log: Batch, trained: Pack) -> None:
+    alarming = run(log, trained, 300)[1]
+    assert len({a.watch.day for a in alarming}) > 1
+    together = alerts_of(alarming, trained, 1e12)
+    assert together == [alert for one in alarming for alert in alerts_of([one], trained, 1e12)]
+    assert len({len(alert.counterfactuals) for alert in together}) > 1
+    assert {bool(other["alarms"]) for alert in together for other in alert.counterfactuals} == {False, True}
 
 
 def test_a_p_that_is_just_above_the_limit_for_details_before_it_is_rounded_may_alarm(log: Batch, trained: Pack) -> None:
