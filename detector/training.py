@@ -438,8 +438,13 @@ def _strangers(account: np.ndarray, warm: Profiles, rng: np.random.Generator) ->
 
 
 def _told_apart(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> float:
-    """What share of other accounts' sessions the channels of the embedding catch at few false alarms of owners' later ones (S)."""
+    """What share of other accounts' sessions the channels of the embedding catch at few false alarms of owners' later ones (S).
+
+    0 where none of the later accounts was there before.
+    """
     judged, strangers = _strangers(account, warm, np.random.default_rng(seed))
+    if not len(judged):
+        return 0.0
     embedding = encoder.encode(model.model, table, encoder.measures(table, model.population.centre, model.population.spread))
     own = take_profiles(warm, account[judged])
     owners, others = (embedding_channels(own, embedding[rows], model.population) for rows in (judged, strangers))
@@ -462,8 +467,11 @@ def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, warm: 
 
     For every blend: the Pitman-Yor parameters under which the owners' later sessions are most likely. Of the blends: the one whose
     evidence best tells owners' later sessions from other accounts'. What suits the embedding is mixed in where looks tell better.
+    As it is where none of the later accounts was there before.
     """
     judged, strangers = _strangers(account, warm, np.random.default_rng(seed))
+    if not len(judged):
+        return model.population
     own, population, facets = take_profiles(warm, account[judged]), model.population, len(model.facets.text)
     open_to_all = replace(population, alike=np.full(facets, ALIKE))  # else what suits is not looked up
     looked_at = []

@@ -208,6 +208,16 @@ def test_of_two_encoders_the_one_that_knows_the_owners_tells_them_apart_better(h
     assert on.whitened
 
 
+def test_a_history_whose_later_accounts_are_all_new_is_learnt_from(history: Sessions, trained: Pack) -> None:
+    account, cut = np.unique(history.user.astype(str), return_inverse=True)[1], len(history) // 2
+    accounts = int(account.max()) + 1
+    account = np.where(np.arange(len(history)) < cut, account, account + accounts)
+    first, warm = training._first(trained.facets, history, account, cut, 2 * accounts, 0)
+    assert not first.whitened
+    assert (first.population.discount == 0.5).all()
+    assert (warm.history[:accounts].sum(), warm.history[accounts:].sum()) == (cut, 0)
+
+
 def test_members_go_on_from_others_but_for_values_that_those_do_not_know(history: Sessions, trained: Pack) -> None:
     account = np.unique(history.user.astype(str), return_inverse=True)[1]
     measured = encoder.measures(history, trained.population.centre, trained.population.spread)
