@@ -19,6 +19,7 @@ Axes: S sessions, C channels, M maturity bins, Q quantiles.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -121,20 +122,22 @@ def references_by_history(scores: np.ndarray, history: np.ndarray) -> tuple[Refe
     return tuple(reference(scores[bins == b]) if n >= (FEWEST if b else 1) else everybody for b, n in enumerate(size))
 
 
-def by_history(references: tuple[Reference, ...], scores: np.ndarray, history: np.ndarray) -> np.ndarray:
-    """(S,) e of scores, against sessions of accounts with a similar history."""
+def by_history(
+    references: tuple[Reference, ...],
+    scores: np.ndarray,
+    history: np.ndarray,
+    measure: Callable[[np.ndarray, Reference], np.ndarray] = surprise,
+) -> np.ndarray:
+    """(S,) e of scores, or what else measures them, against sessions of accounts with a similar history."""
     bins, out = np.searchsorted(MATURITY, history, side="right"), np.zeros(len(scores))
     for b in np.unique(bins):
-        out[bins == b] = surprise(scores[bins == b], references[b])
+        out[bins == b] = measure(scores[bins == b], references[b])
     return out
 
 
 def p_values(references: tuple[Reference, ...], scores: np.ndarray, history: np.ndarray) -> np.ndarray:
     """(S,) p in (0, 1] of scores: the share of owners' sessions, of accounts with a similar history, that are as strange."""
-    bins, out = np.searchsorted(MATURITY, history, side="right"), np.zeros(len(scores))
-    for b in np.unique(bins):
-        out[bins == b] = _p_values(scores[bins == b], references[b])
-    return out
+    return by_history(references, scores, history, _p_values)
 
 
 def _p_values(scores: np.ndarray, ref: Reference) -> np.ndarray:
