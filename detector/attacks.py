@@ -28,7 +28,16 @@ PRIOR = {  # how common each kind is taken to be: most thieves are another perso
     "mix": 1.0,
     "burst": 0.25,
     "hours": 0.25,
+    "stranger": 4.0,
 }
+STRANGER = len(KINDS)  # a swap of which also what says who an account is (`Facets.fixed`) is the stranger's: half of the swaps
+NAMES = (*KINDS, "stranger")
+INFLATED, FARTHEST = (2.0, 10.0), 4.0  # times; and where an owner's numbers spread wide, up to so many of their deviations
+
+
+def possible(looks: Facets) -> np.ndarray:
+    """(K,) bool: which of NAMES there are in a log; without numbers there is nothing to inflate."""
+    return np.array([name != "inflate" or bool(looks.measured) for name in NAMES])
 
 
 def simulate(
@@ -36,11 +45,15 @@ def simulate(
     stranger: Sessions,
     kind: np.ndarray,
     looks: Facets,
+    within: np.ndarray,
     rng: np.random.Generator,
 ) -> Sessions:
-    """One takeover per row: kind (S,) indices into KINDS; owner and stranger (S rows each).
+    """One takeover per row: kind (S,) indices into NAMES; owner and stranger (S rows each).
 
-    swap     the whole session is the stranger's
+    within: (N,) how far an owner's numbers spread, a standard deviation. What says who an account is stays the owner's, but where
+    the stranger shows it, or where it is all that is foreign.
+
+    swap     the whole session is the stranger's; `stranger` too
     borrow   the stranger's, but for a random half of the facets and numbers, copied from the owner
     copy     the stranger's, with half of it copied from the owner, but in no order: half of the events, or sides as in `borrow`
     alone    the owner's, but for one facet of the stranger's
@@ -51,15 +64,18 @@ def simulate(
     hours    the owner's session at the stranger's time of day
     """
     sessions, text, number = len(owner), len(looks.text), owner.numbers.shape[1]
-    is_kind = {name: kind == k for k, name in enumerate(KINDS)}
+    is_kind = {name: kind == k for k, name in enumerate(NAMES)}
+    swapped = is_kind["swap"] | is_kind["stranger"]
     one_side = len({looks.sources[f] for f, name in enumerate(looks.text) if name != "hour"}) == 1
     interleaved = is_kind["mix"] | (is_kind["copy"] & (one_side | (rng.random(sessions) < 0.5)))  # whole events of either
     foreign = rng.random((sessions, text + number)) < 0.5  # borrow, copy: which side comes from the stranger
-    foreign[is_kind["swap"] | is_kind["hijack"] | interleaved] = True
+    foreign[swapped | is_kind["hijack"] | interleaved] = True
     single = rng.integers(0, text + number, sessions)
     foreign[is_kind["alone"]] = np.arange(text + number) == single[is_kind["alone"], None]
     foreign[is_kind["inflate"] | is_kind["burst"] | is_kind["hours"]] = False
     foreign[:, :text] = foreign[:, looks.sources]  # what is derived goes with the values that it is made of
+    given = looks.given & ~(is_kind["alone"] | is_kind["stranger"])[:, None]  # (S, F) what comes with the account
+    foreign[:, :text] &= ~given
     if "hour" in looks.text:
         foreign[is_kind["hours"] | is_kind["copy"], looks.text.index("hour")] = True
     part = np.ones(sessions)  # of the stranger's events
@@ -69,6 +85,7 @@ def simulate(
     torn_mine, torn_theirs = (interleaved[t.row] & (t.facet == pair) for t in (owner, stranger))  # only where both events are
     kept = np.where(part[owner.row] < 1, (1 - part[owner.row]) ** (1 + torn_mine), ~foreign[owner.row, owner.facet])
     kept[is_kind["copy"][owner.row] & (owner.facet == pair)] = 0
+    kept[given[owner.row, owner.facet]] = 1
     mine = _thinned(owner, kept, rng)
     came = part[stranger.row] ** (1 + torn_theirs)
     theirs = _thinned(stranger, np.where(foreign[stranger.row, stranger.facet], came, 0), rng)
@@ -76,9 +93,9 @@ def simulate(
     rows = np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])
     count = np.concatenate([mine[1], theirs[1]]) * np.where(is_kind["burst"], rng.uniform(5, 50, sessions), 1)[rows]
     numbers = _numbers(owner, stranger, foreign[:, text:], part, rng)
-    numbers = _changed(numbers, is_kind["inflate"], is_kind["burst"], looks.log_scale, rng)
+    numbers = _changed(numbers, is_kind["inflate"], is_kind["burst"], looks, within, rng)
     events = np.where(
-        part < 1, (1 - part) * owner.events + part * stranger.events, np.where(is_kind["swap"], stranger.events, owner.events)
+        part < 1, (1 - part) * owner.events + part * stranger.events, np.where(swapped, stranger.events, owner.events)
     )
     events = np.where(is_kind["burst"], events * rng.uniform(5, 50, sessions), events)
     if pair >= 0:
@@ -153,32 +170,34 @@ def _numbers(owner: Sessions, stranger: Sessions, foreign: np.ndarray, part: np.
 
 
 def _changed(
-    numbers: np.ndarray, inflate: np.ndarray, burst: np.ndarray, log_scale: tuple[bool, ...], rng: np.random.Generator
+    numbers: np.ndarray, inflate: np.ndarray, burst: np.ndarray, looks: Facets, within: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Inflate one number of the rows `inflate`: all its values, or only the largest; bursts have quick paces."""
     out = numbers.copy()
-    sessions, count = numbers.shape[:2]
-    if not count:
-        return out
-    which = rng.integers(0, count, sessions)
-    factor = np.exp(rng.uniform(np.log(2), np.log(10), sessions))
+    sessions = len(numbers)
+    which = rng.integers(0, max(len(looks.measured), 1), sessions)
+    drawn = rng.random(sessions)
     only_largest = rng.random(sessions) < 0.5
-    for n in range(count):
-        rows = inflate & (which == n) & (numbers[:, n, 0] > 0)
-        k, total, squares, low, high = numbers[rows, n].T
-        if log_scale[n]:
+    low, usual = np.log(INFLATED)
+    for place, n in enumerate(looks.measured):
+        most = max(usual, FARTHEST * within[n]) if looks.log_scale[n] else usual
+        factor = np.exp(low + (most - low) * drawn)
+        rows = inflate & (which == place) & (numbers[:, n, 0] > 0)
+        k, total, squares, least, high = numbers[rows, n].T
+        if looks.log_scale[n]:
             shift = np.log(factor[rows])
-            every = np.stack([k, total + k * shift, squares + 2 * shift * total + k * shift**2, low + shift, high + shift], 1)
+            every = np.stack([k, total + k * shift, squares + 2 * shift * total + k * shift**2, least + shift, high + shift], 1)
             new = high + shift
         else:
             c = factor[rows]
-            every = np.stack([k, total * c, squares * c**2, low * c, high * c], 1)
+            every = np.stack([k, total * c, squares * c**2, least * c, high * c], 1)
             new = high * c
-        one = np.stack([k, total + new - high, squares + new**2 - high**2, np.where(k > 1, low, new), new], 1)
+        one = np.stack([k, total + new - high, squares + new**2 - high**2, np.where(k > 1, least, new), new], 1)
         every[:, 3:] = np.sort(every[:, 3:], axis=1)
         one[:, 3:] = np.sort(one[:, 3:], axis=1)
         out[rows, n] = np.where(np.asarray(only_largest)[rows, None], one, every)
-    if log_scale[-1]:  # the last number is the pace
-        rows = burst & (numbers[:, -1, 0] > 0)
-        out[rows, -1] = np.stack([numbers[rows, -1, 0]] + [np.zeros(rows.sum())] * 4, 1)
+    if "pace" in looks.number:
+        pace = looks.number.index("pace")
+        rows = burst & (numbers[:, pace, 0] > 0)
+        out[rows, pace] = np.stack([numbers[rows, pace, 0]] + [np.zeros(rows.sum())] * 4, 1)
     return out

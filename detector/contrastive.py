@@ -155,7 +155,7 @@ def merged(members: Members, table: Sessions, account: np.ndarray, numbers: np.n
     attention = np.zeros(TABLE)
     attention[members.known] = members.attention.numpy()
     shift = members.measure.bias @ to + (members.shift @ axes / length).sum((0, 1))
-    return Encoder((value @ to).numpy(), attention, (members.measure.weight.T @ to).numpy(), shift.numpy())
+    return Encoder((value @ to).numpy(), attention, (members.measure.weight.T @ to).numpy(), shift.numpy(), np.empty(0, np.int16))
 
 
 def _whitening(wide: torch.Tensor, account: np.ndarray) -> torch.Tensor:

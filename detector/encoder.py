@@ -8,7 +8,7 @@ Axes: S sessions, T values, V values of a vocabulary, N numbers, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,12 +26,13 @@ class Encoder:
     attention: np.ndarray  # (TABLE,) logs of weights
     measure: np.ndarray  # (3N, D) what numbers add
     shift: np.ndarray  # (D,)
+    deaf: np.ndarray  # (K,) int16: text facets that it does not hear
 
 
 def drawn(numbers: int, seed: int) -> Encoder:
     """An encoder of N numbers that has learnt nothing: values lie in all directions, numbers say nothing."""
     value = np.random.default_rng(seed).normal(0, WIDTH**-0.5, (TABLE, WIDTH))
-    return Encoder(value, np.zeros(TABLE), np.zeros((3 * numbers, WIDTH)), np.zeros(WIDTH))
+    return Encoder(value, np.zeros(TABLE), np.zeros((3 * numbers, WIDTH)), np.zeros(WIDTH), np.empty(0, np.int16))
 
 
 def measures(table: Sessions, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -44,6 +45,15 @@ def measures(table: Sessions, centre: np.ndarray, spread: np.ndarray) -> np.ndar
     return flat.reshape(len(table), 3 * flat.shape[1]).astype(np.float32)
 
 
+def heard(table: Sessions, deaf: np.ndarray) -> Sessions:
+    """The sessions without the values of the facets `deaf` (K,)."""
+    if not len(deaf):
+        return table
+    kept = np.flatnonzero(~np.isin(table.facet, deaf))
+    columns = {name: getattr(table, name)[kept] for name in ("key", "facet", "count", "text")}
+    return replace(table, indptr=np.searchsorted(kept, table.indptr), **columns)
+
+
 def encode(model: Encoder, table: Sessions, numbers: np.ndarray) -> np.ndarray:
     """(S, D) float32 unit vectors of the sessions; numbers (S, 3N) as `measures` has them.
 
@@ -51,6 +61,7 @@ def encode(model: Encoder, table: Sessions, numbers: np.ndarray) -> np.ndarray:
     """
     if not len(table):
         return np.zeros((0, WIDTH), np.float32)
+    table = heard(table, model.deaf)
     values, weights = (table.key % TABLE).astype(np.int64), table.damped.astype(np.float32).astype(np.float64)
     share = weights * np.exp(model.attention)[values]  # (T,)
     bag = weighted_sums(table.indptr, share, values, model.value)  # (S, D)

@@ -28,6 +28,8 @@ DERIVED_TEXT, DERIVED_NUMBER = ("hour",), ("pace",)
 PARENT = ":parent"
 OFTEN_NEW, FEWER = 0.2, 0.5  # share of an account's values that are new to it, from which parents matter; of those, new as parents
 LEVELS = 6  # tried, itself included
+CHANGED = 0.005  # share of events that are not as usual in what never changes
+FIXED_DAYS, FIXED_ACCOUNTS = 5, 5  # days that an account must have been there to tell, and so many such accounts
 RARE = 0.001  # share of events below which an attribute is too rare to be a habit
 PACE_FLOOR_S = 1.0  # most logs have whole seconds
 
@@ -41,6 +43,7 @@ class Facets:
     log_scale: tuple[bool, ...]  # N
     pair_of: str | None = None  # the attribute whose successive values form the facet `pair`
     parents: Mapping[str, int] = field(default_factory=dict)  # attribute -> how many levels above its values `x:parent` looks
+    fixed: tuple[str, ...] = ()  # text attributes that say who an account is, not what it does: see `unchanging`
 
     @property
     def paired(self) -> str:
@@ -53,6 +56,16 @@ class Facets:
         of = {"pair": self.paired.removesuffix(PARENT)} | {name + PARENT: name for name in self.parents}
         index = {name: f for f, name in enumerate(self.text)}
         return np.array([index.get(of.get(name, name), f) for f, name in enumerate(self.text)], np.int64)
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """Which of the N numbers are attributes."""
+        return tuple(n for n, name in enumerate(self.number) if name not in DERIVED_NUMBER)
+
+    @property
+    def given(self) -> np.ndarray:
+        """(F,) bool: the text facets that are `fixed`."""
+        return np.isin(self.text, self.fixed)
 
 
 def factorize(column: Iterable[object], length: int) -> tuple[list[object], np.ndarray]:
@@ -124,6 +137,31 @@ def ancestors(users: Sequence[str], columns: Mapping[str, Sequence[object]]) -> 
                     out[name] = level
                 break
     return out
+
+
+def unchanging(users: Sequence[str], days: np.ndarray, columns: Mapping[str, Sequence[object]]) -> tuple[str, ...]:
+    """Which attributes of `columns` (E,) hardly ever change within an account, but differ between accounts of `users` (E,).
+
+    They say who an account is (its home town, its plan), not what is done with it. Of accounts seen on FIXED_DAYS of `days` (E,).
+    """
+    account = np.unique(np.asarray(users, str), return_inverse=True)[1]
+    seen = np.unique(np.stack([account, days]), axis=1)[0]
+    often = np.bincount(seen, minlength=account.max(initial=-1) + 1) >= FIXED_DAYS
+    if often.sum() < FIXED_ACCOUNTS:
+        return ()
+    out = []
+    for name, column in columns.items():
+        there = np.flatnonzero(often[account] & np.array([v is not None for v in column]))
+        if not len(there):
+            continue
+        code = np.unique(np.array([as_text(column[e]) for e in there.tolist()]), return_inverse=True)[1]
+        cells, count = np.unique(np.stack([account[there], code]), axis=1, return_counts=True)
+        most = np.zeros(len(often), np.int64)
+        np.maximum.at(most, cells[0], count)
+        main = cells[1][count == most[cells[0]]]
+        if most.sum() >= (1 - CHANGED) * len(there) and len(np.unique(main)) > 1:
+            out.append(name)
+    return tuple(out)
 
 
 def as_number(value: object) -> float:

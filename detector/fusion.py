@@ -6,9 +6,12 @@
 3. outlier model: PyOD's isolation forest on the e of the relevant channels, which needs no idea of how channels go together.
 4. sum: the e of all channels, weighted by relevance: the plainest opinion.
 
-A channel is relevant as far as it alone catches simulated takeovers at few false alarms. strangeness = the e of the three opinions
-added up; where little is known of the account, boosting speaks for the other two, since it alone heeds how much is: otherwise
-young accounts' scores are not comparable with others' (accounts without history: AUC .748 for .765 on email).
+A channel is relevant as far as it alone catches some kind of simulated takeovers at few false alarms, beside the channel that
+catches most of that kind: what all kinds together are caught by would silence what alone catches some.
+
+strangeness = the e of the three opinions added up; where little is known of the account, boosting speaks for the other two, since
+it alone heeds how much is: otherwise young accounts' scores are not comparable with others' (accounts without history: AUC .748 for
+.765 on email).
 
 Belief is fed by boosting and sum alike, shifted so that over owners' sessions the mean likelihood ratio is 1, which a likelihood
 ratio must have. With the boosting alone takeovers are learnt from that the sum sees: over four seeds commands' AUC is .976 for
@@ -33,16 +36,19 @@ if TYPE_CHECKING:
 MATURITY = (1, 5, 20)  # bounds of the bins of history: none, new, young, mature
 QUANTILES = 2000  # Q: a reference is kept as so many quantiles at most
 SLACK = 0.1  # nats: differences below it are nothing, and constant channels stay silent
+UNITLESS_SLACK = 0.3  # of the spread, at most SLACK: of what is not in nats
 FINEST = 2000.0  # 1 / p that a channel's or an opinion's reference resolves, however large
 TAIL_CEILING = 3.0  # nats above the reference's largest e
 TAIL_SHARE = 0.02  # of the reference gives the scale of the tail
-LEAST_SCALE = 0.5  # nats: of a tail
+LEAST_SCALE = 0.5  # nats: of a tail whose slack is SLACK
+LEAST_SPREAD = 1e-9  # of what does not spread at all
 FEWEST_TAIL = 20  # scores that the tail of p is fitted to; of fewer it would say anything
 LLR_ODDS, LLR_HEARD = 0.75, 0.5  # half of what each would say alone: 1.5 times the log-odds, once the e of boosting and sum
 KNOWN = 10.0  # sessions known at which forest and sum speak half for themselves; of 5 to 40 none is clearly better
 LLR_LOW, LLR_HIGH = -5.0, 6.0  # one session alone neither clears nor condemns for good
 FEW = (0.0125, 0.025, 0.05)  # shares of false alarms at which a channel must catch something to be relevant
-RELEVANT = 0.5  # share of the best channel's AUC above 0.5 from which a channel is shown to the outlier model
+RELEVANT = 0.5  # share of the best channel's AUC above 0.5, for some kind, from which a channel is shown to the outlier model
+CAUGHT = 0.1  # what a kind's best channel catches beyond chance, or has of AUC above 0.5, from which it counts in full
 GRID = 0.05  # nats between thresholds of the boosting: quantiles took up to a quarter of a training, and are coarse in the tail
 FEWEST = 30  # sessions: a bin with fewer sessions borrows the reference of all
 
@@ -54,24 +60,31 @@ class Reference:
     values: np.ndarray  # (Q,) ascending
     count: int  # how many scores the quantiles stand for
     scale: float
+    slack: float = SLACK  # differences below it are nothing
 
 
-def reference(scores: np.ndarray) -> Reference:
-    """The reference of (S,) owners' scores."""
+def unitless(scores: np.ndarray) -> Reference:
+    """The reference of (S,) owners' scores that are not in nats: what is nothing follows from how far they spread."""
+    low, high = np.quantile(scores, (0.16, 0.84))
+    return reference(scores, float(min(SLACK, UNITLESS_SLACK * (high - low) / 2)))
+
+
+def reference(scores: np.ndarray, slack: float = SLACK) -> Reference:
+    """The reference of (S,) owners' scores in nats."""
     values = np.sort(scores)
     top = values[int((1 - TAIL_SHARE) * len(values)) :]
-    scale = max(float((top - top[0]).mean()), LEAST_SCALE)
+    scale = max(float((top - top[0]).mean()), LEAST_SCALE * slack / SLACK, LEAST_SPREAD)
     kept = values
     if len(values) > QUANTILES:  # all of the tail, and quantiles of the rest
         tail = values[-QUANTILES // 4 :]
         body = np.quantile(values[: -QUANTILES // 4], np.linspace(0, 1, QUANTILES - len(tail)))
         kept = np.concatenate([body, tail])
-    return Reference(kept, len(values), scale)
+    return Reference(kept, len(values), scale, slack)
 
 
 def surprise(scores: np.ndarray, ref: Reference) -> np.ndarray:
     """(S,) e = -log p of scores against a reference; monotone."""
-    x = scores - SLACK
+    x = scores - ref.slack
     size, tail = len(ref.values), QUANTILES // 4
     above = size - np.searchsorted(ref.values, x, side="left").astype(float)
     if ref.count > size:
@@ -115,11 +128,13 @@ def calibrate(references: tuple[tuple[Reference, ...], ...], channels: np.ndarra
     return np.stack(columns, axis=1)
 
 
-def references_by_history(scores: np.ndarray, history: np.ndarray) -> tuple[Reference, ...]:
+def references_by_history(
+    scores: np.ndarray, history: np.ndarray, made: Callable[[np.ndarray], Reference] = reference
+) -> tuple[Reference, ...]:
     """(M) references of (S,) owners' scores; a bin with too few borrows that of all. Without history all are alike: one will do."""
-    bins, everybody = np.searchsorted(MATURITY, history, side="right"), reference(scores)
+    bins, everybody = np.searchsorted(MATURITY, history, side="right"), made(scores)
     size = np.bincount(bins, minlength=len(MATURITY) + 1)
-    return tuple(reference(scores[bins == b]) if n >= (FEWEST if b else 1) else everybody for b, n in enumerate(size))
+    return tuple(made(scores[bins == b]) if n >= (FEWEST if b else 1) else everybody for b, n in enumerate(size))
 
 
 def by_history(
@@ -148,7 +163,7 @@ def _p_values(scores: np.ndarray, ref: Reference) -> np.ndarray:
     p, tail = np.exp(-surprise(scores, ref)), min(int(TAIL_SHARE * ref.count), QUANTILES // 4)
     if tail < FEWEST_TAIL:
         return p
-    x, threshold, largest = scores - SLACK, ref.values[-tail - 1], ref.values[-1]
+    x, threshold, largest = scores - ref.slack, ref.values[-tail - 1], ref.values[-1]
     scale = max(float((ref.values[-tail:] - threshold).mean()), LEAST_SCALE)
     inside = (np.minimum(x, largest) - threshold) / scale
     beyond = TAIL_CEILING * -np.expm1(-np.maximum(x - largest, 0) / scale / TAIL_CEILING)
@@ -182,27 +197,33 @@ def strangeness(fusion: Fusion, opinion: Opinion) -> np.ndarray:
     return opinion.heard + _spoken(forest, opinion.boosting, opinion.history)
 
 
-def fit(
-    owners: np.ndarray,
-    owners_context: tuple[np.ndarray, np.ndarray],
-    attacks: np.ndarray,
-    attacks_context: tuple[np.ndarray, np.ndarray],
-    weight: np.ndarray,
-    seed: int,
-) -> tuple[Fusion, np.ndarray]:
-    """Fit on channels of owners' sessions (S, C) and of simulated takeovers with their weights; contexts are (history, events).
+@dataclass(frozen=True)
+class Taken:
+    """Takeovers (S) that a fusion learns from."""
 
-    Returns the fusion, and the owners' strangeness after a boosting that did not see them (two folds).
+    channels: np.ndarray  # (S, C) nats
+    history: np.ndarray  # (S,)
+    events: np.ndarray  # (S,)
+    weight: np.ndarray  # (S,) > 0
+    kind: np.ndarray  # (S,) codes; of those below 0 it is not asked what catches them
+
+
+def fit(
+    owners: np.ndarray, history: np.ndarray, events: np.ndarray, taken: Taken, in_nats: np.ndarray, seed: int
+) -> tuple[Fusion, np.ndarray]:
+    """Fit on channels (S, C) of owners' sessions, of accounts of whom `history` (S,) is known, and of takeovers.
+
+    in_nats: (C,) bool, which channels are. Returns the fusion, and the owners' strangeness after a boosting that did not see them
+    (two folds).
     """
-    history, channels = owners_context[0], owners.shape[1]
-    references = tuple(references_by_history(owners[:, c], history) for c in range(channels))
-    e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, attacks, attacks_context[0])
-    relevance = relevance_of(e_owners, e_attacks, weight)
-    gain = np.array([max(auc(e_owners[:, c], e_attacks[:, c], weight) - 0.5, 0.0) for c in range(channels)])
-    shown = gain >= RELEVANT * gain.max()
-    x = np.concatenate([np.c_[e_owners, context(*owners_context)], np.c_[e_attacks, context(*attacks_context)]])
+    made = [reference if nats else unitless for nats in in_nats]
+    references = tuple(references_by_history(owners[:, c], history, of) for c, of in enumerate(made))
+    e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, taken.channels, taken.history)
+    relevance, shown = relevance_of(e_owners, e_attacks, taken.weight, taken.kind)
+    weight = taken.weight
+    x = np.concatenate([np.c_[e_owners, context(history, events)], np.c_[e_attacks, context(taken.history, taken.events)]])
     coarse = np.round(x / GRID) * GRID
-    y = np.concatenate([np.zeros(len(owners)), np.ones(len(attacks))])
+    y = np.concatenate([np.zeros(len(owners)), np.ones(len(weight))])
     weights = np.concatenate([np.ones(len(owners)), weight * len(owners) / weight.sum()])
     fold = np.arange(len(x)) % 2
     odds = np.zeros(len(x))
@@ -228,20 +249,44 @@ def fit(
 
 def opinions_of(odds: np.ndarray, outlier: np.ndarray, total: np.ndarray) -> tuple[Reference, Reference, Reference]:
     """What each of the three opinions is measured against: owners' log-odds (S,), outlier scores (S,), sums (S,)."""
-    return reference(odds), reference(outlier), reference(total)
+    return reference(odds), unitless(outlier), reference(total)
 
 
-def relevance_of(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(C,) in [0, 1]: what each column of (S, C) e catches of the attacks, beyond chance; squared."""
-    gain = np.maximum(caught(owners, attacks, weight) - np.mean(FEW), 0.0)
-    return np.asarray((gain / max(float(gain.max()), 1e-9)) ** 2)
+def relevance_of(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How relevant each column of (S, C) e is, (C,) in [0, 1], and whether the outlier model looks at it, (C,) bool.
+
+    For each kind of the attacks: what a column catches beyond chance, as a share of what the best one does; less where the kind is
+    rarer than most or no column catches it. Of a column's shares the largest counts, squared. Looked at is what tells owners from
+    all attacks, or from those of a kind that is not rare, half as well as the best column does.
+    """
+    asked, channels = kind >= 0, owners.shape[1]
+    shares, shown = np.zeros((1, channels)), np.zeros(channels, bool)
+    for k in (None, *np.unique(kind[asked])):
+        some = asked if k is None else kind == k
+        usual = min(float(weight[some].mean()), 1.0)
+        if usual == 1.0:
+            gain = np.array([max(auc(owners[:, c], attacks[some, c], weight[some]) - 0.5, 0.0) for c in range(channels)])
+            shown |= (gain >= RELEVANT * gain.max()) & (k is None or gain.max() > CAUGHT)
+        if k is not None:
+            beyond = np.maximum(caught(owners, attacks[some], weight[some]) - np.mean(FEW), 0.0)
+            share = usual * min(float(beyond.max()) / CAUGHT, 1.0) * beyond / max(float(beyond.max()), 1e-9)
+            shares = np.concatenate([shares, share[None]])
+    largest = shares.max(axis=0)
+    return (largest / max(float(largest.max()), 1e-9)) ** 2, shown
 
 
 def caught(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(C,) what share of the attacks, of weight (S,), each column of (S, C) scores catches at FEW false alarms, on average."""
-    limits = np.quantile(owners, 1 - np.array(FEW), axis=0)  # (few, C)
-    above = (attacks > limits[:, None]) + 0.5 * (attacks == limits[:, None])  # (few, S, C)
-    return np.asarray(np.einsum("s,fsc->c", weight / weight.sum(), above) / len(FEW))
+    """(C,) what share of the attacks, of weight (S,), each column of (S, C) scores catches at FEW false alarms, on average.
+
+    Of scores at the limit as many as of the owners' may: what says the same of everybody catches what chance does.
+    """
+    out = np.zeros(owners.shape[1])
+    for few in FEW:
+        limit = np.quantile(owners, 1 - few, axis=0, method="inverted_cdf")
+        above, at = (owners > limit).mean(axis=0), (owners == limit).mean(axis=0)
+        may = np.clip((few - above) / at, 0.0, 1.0)
+        out += weight @ ((attacks > limit) + may * (attacks == limit)) / weight.sum()
+    return out / len(FEW)
 
 
 def _llr_shift(raw: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 9
+FORMAT = 10
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
             out |= {f"trees.{kind}.{f.name}": getattr(grown, f.name) for f in fields(Trees)}
         named |= {f"channel.{c}.{m}": ref for c, row in enumerate(pack.fusion.channels) for m, ref in enumerate(row)}
         for name, ref in named.items():
-            out[f"reference.{name}"] = np.concatenate([[ref.count, ref.scale], ref.values])
+            out[f"reference.{name}"] = np.concatenate([[ref.count, ref.scale, ref.slack], ref.values])
     return out
 
 
@@ -86,6 +86,7 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "log_scale": list(pack.facets.log_scale),
         "pair_of": pack.facets.pair_of,
         "parents": dict(pack.facets.parents),
+        "fixed": list(pack.facets.fixed),
         "llr_shift": None if pack.fusion is None else pack.fusion.llr_shift,
         "trusted_until": pack.trusted_until,
         "trained_until": pack.trained_until,
@@ -144,13 +145,13 @@ def load(folder: Path) -> Pack:
 
 def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> Pack:
     text, number, log_scale = (tuple(manifest[name]) for name in ("text", "number", "log_scale"))
-    facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"])
+    facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"], tuple(manifest["fixed"]))
     population = Population(**{f.name: arrays[f"population.{f.name}"] for f in fields(Population)})
     encoder = Encoder(**{f.name: arrays[f"encoder.{f.name}"] for f in fields(Encoder)})
 
     def ref(name: str) -> Reference:
         packed = arrays[f"reference.{name}"]
-        return Reference(packed[2:], int(packed[0]), float(packed[1]))
+        return Reference(packed[3:], int(packed[0]), float(packed[1]), float(packed[2]))
 
     fusion, scores = None, None
     if manifest["llr_shift"] is not None:

@@ -161,7 +161,7 @@ def _rules(log: splicing.Log, pack: Pack, settings: Settings, since: float) -> s
     names = dict.fromkeys((*pack.facets.text, *pack.facets.parents))
     text, number = (tuple(n for n in some if n in known) for some in (names, pack.facets.number))
     gap, named_gap = settings.session.gap, settings.session.named_gap
-    return splicing.Rules(text, number, gap, named_gap, since, float(log.batch.time[-1]))
+    return splicing.Rules(text, number, pack.facets.fixed, gap, named_gap, since, float(log.batch.time[-1]))
 
 
 def _watched(log: splicing.Log, since: float, until: float) -> float:

@@ -54,6 +54,7 @@ class Rules:
 
     text: tuple[str, ...]  # attributes, and "hour"
     number: tuple[str, ...]  # attributes, and "pace" unless it never varies
+    fixed: tuple[str, ...]  # attributes that say who an account is
     gap: float  # seconds of silence that end a session without a name
     named_gap: float
     since: float  # takeovers lie in [since, until]
@@ -206,7 +207,9 @@ def drafted(
         return None
     silence = rules.gap if batch.session[own[0]] is None else rules.named_gap
     gaps = np.minimum(np.diff(draft.offset), 0.999 * silence)  # a longer one would end the session
-    return replace(draft, offset=np.concatenate([[0.0], np.cumsum(gaps)]))
+    given = [name for name in rules.fixed if kind != "alone" or name != way.single]  # comes with the account
+    of = {**draft.of, **dict.fromkeys(given, np.full(len(draft.base), own[0]))}
+    return replace(draft, of=of, offset=np.concatenate([[0.0], np.cumsum(gaps)]))
 
 
 def _of_kind(batch: Batch, own: np.ndarray, other: np.ndarray, kind: str, way: Way, rng: np.random.Generator) -> Draft | None:

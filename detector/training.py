@@ -22,6 +22,7 @@ import numpy as np
 from detector import attacks, belief, calibration, drift, encoder, fusion, waiting
 from detector.errors import TrainingError
 from detector.evidence import (
+    EMBEDDING_CHANNELS,
     EMBEDDING_SCALE,
     Population,
     Shares,
@@ -35,7 +36,7 @@ from detector.evidence import (
     text_channels,
     with_habits,
 )
-from detector.facets import PARENT, Facets, ancestors, as_number, as_sessions, discover, factorize, observe
+from detector.facets import PARENT, Facets, ancestors, as_number, as_sessions, discover, factorize, observe, unchanging
 from detector.history import lots, select
 from detector.pack import Pack, content_id
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
@@ -137,19 +138,34 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     step = max(1, len(batch) // SAMPLE_EVENTS)
     sample = {name: column[::step].tolist() for name, column in batch.attributes.items()}
     text, number = discover(sample, kinds)
-    pair_of = next((name for name in ("action", *text) if name in text), None)
-    parents = _parents(batch, kinds, number)
+    fixed = _fixed(batch, (*text, *(name for name in number if kinds.get(name) != "number")))
+    number = tuple(name for name in number if name not in fixed)
+    text = tuple(name for name in batch.attributes if name in text or name in fixed)
+    pair_of = next((name for name in ("action", *text) if name in text and name not in fixed), None)
+    parents = {name: level for name, level in _parents(batch, kinds, number).items() if name not in fixed}
     derived = (*(name + PARENT for name in parents), *(("pair",) if pair_of else ()))
     logs = tuple(_log_scale(np.array([as_number(v) for v in sample[name] if v is not None])) for name in number)
-    return Facets((*text, *derived, "hour"), (*number, "pace"), (*logs, True), pair_of, parents)
+    return Facets((*text, *derived, "hour"), (*number, "pace"), (*logs, True), pair_of, parents, fixed)
+
+
+def _fixed(batch: Batch, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the attributes `names` that never change within an account, as `unchanging` has it of some accounts."""
+    rows = _of_some(batch)
+    days = np.floor(batch.time[rows] / 86400).astype(np.int64)
+    return unchanging(batch.user[rows].tolist(), days, {n: batch.attributes[n][rows].tolist() for n in names})
+
+
+def _of_some(batch: Batch) -> np.ndarray:
+    """Which events are of some accounts, all of theirs: about SAMPLE_EVENTS."""
+    names, user = factorize(batch.user, len(batch))
+    drawn = np.argsort(lots(np.array(names, object)), kind="stable")
+    some = drawn[: np.searchsorted(np.cumsum(np.bincount(user)[drawn]), SAMPLE_EVENTS) + 1]
+    return np.flatnonzero(np.isin(user, some))[:SAMPLE_EVENTS]
 
 
 def _parents(batch: Batch, kinds: Mapping[str, str], number: Sequence[str]) -> dict[str, int]:
     """Attribute -> levels, as `ancestors` has it of some accounts. An identifier of events, though no facet, may have a parent."""
-    names, user = factorize(batch.user, len(batch))
-    drawn = np.argsort(lots(np.array(names, object)), kind="stable")
-    some = drawn[: np.searchsorted(np.cumsum(np.bincount(user)[drawn]), SAMPLE_EVENTS) + 1]
-    rows = np.flatnonzero(np.isin(user, some))[:SAMPLE_EVENTS]
+    rows = _of_some(batch)
     no = {n for n in batch.attributes if n in number or kinds.get(n) in ("number", "ignored") or n + PARENT in batch.attributes}
     return ancestors(batch.user[rows].tolist(), {n: c[rows].tolist() for n, c in batch.attributes.items() if n not in no})
 
@@ -228,6 +244,7 @@ def train(
         "events": len(batch),
         "days": round(days, 2),
         "text": list(found.text),
+        "fixed": list(found.fixed),
         "number": [f"{n} (log)" if log else n for n, log in zip(found.number, found.log_scale, strict=True)],
     }
     pack = Pack(
@@ -315,10 +332,12 @@ def _fit_models(
     population = Population(**dict.fromkeys((f.name for f in fields(Population)), none) | numbers)
     measured = encoder.measures(table, centre, population.spread)
     steps, known = (STEPS, None) if before is None else (STEPS_ON, before.members)
-    members = contrastive.fit(table, account, measured, seed, steps, known)
+    deaf = np.flatnonzero(found.given).astype(np.int16)
+    told = encoder.heard(table, deaf)
+    members = contrastive.fit(told, account, measured, seed, steps, known)
     out = []
     for whitened in WAYS if before is None else (before.whitened,):
-        model = contrastive.merged(members, table, account, measured, seed, whitened)
+        model = replace(contrastive.merged(members, told, account, measured, seed, whitened), deaf=deaf)
         out.append(_model_of(found, table, account, accounts, seed, numbers, measured, model, members, whitened))
     return out
 
@@ -626,8 +645,11 @@ def _attack(
     """Channels, history, events and kind of one simulated takeover per session; strangers are drawn from all sessions."""
     strangers = rng.integers(0, len(table), len(now))
     kind = rng.integers(0, len(attacks.KINDS), len(now))
-    stolen = attacks.simulate(some, take(table, strangers), kind, model.facets, rng)
-    valid = np.flatnonzero(account[strangers] != account[now])
+    if model.facets.fixed:
+        kind = np.where((kind == attacks.KINDS.index("swap")) & (np.arange(len(now)) % 2 == 0), attacks.STRANGER, kind)
+    within = np.sqrt(model.population.scale / model.population.shape)
+    stolen = attacks.simulate(some, take(table, strangers), kind, model.facets, within, rng)
+    valid = np.flatnonzero((account[strangers] != account[now]) & attacks.possible(model.facets)[kind])
     stolen, mine = take(stolen, valid), take_profiles(mine, valid)
     measured = encoder.measures(stolen, model.population.centre, model.population.spread)
     peers = peer_log_likelihood(stolen, model.population, model.shape.facets)
@@ -662,16 +684,16 @@ def _fit_fusion(
     walks = [_walk(model, some, mine, start, rng) for start in starts]
     own = _joined([known for known, _ in walks])
     bad = _joined([taken for _, taken in walks if taken is not None])
-    weight = np.array([attacks.PRIOR[attacks.KINDS[k]] for k in bad.kind])
     thieves, worth = _labelled(model, said, False, users, warm)
     dismissed, times = _labelled(model, said, True, users, warm)
     again = np.repeat(np.arange(len(times)), (HARD * times).astype(int))  # an owner's session that alarmed is worth more than most
+    names = channel_names(model.facets.text, (*model.facets.number, "volume"))
     fitted, strangeness = fusion.fit(
         np.concatenate([own.channels, dismissed.channels[again]]),
-        (np.concatenate([own.history, dismissed.history[again]]), np.concatenate([own.events, dismissed.events[again]])),
-        np.concatenate([bad.channels, thieves.channels]),
-        (np.concatenate([bad.history, thieves.history]), np.concatenate([bad.events, thieves.events])),
-        np.concatenate([weight, TRUE * worth]),
+        np.concatenate([own.history, dismissed.history[again]]),
+        np.concatenate([own.events, dismissed.events[again]]),
+        _taken(bad, thieves, worth),
+        ~np.isin(names, EMBEDDING_CHANNELS),
         seed,
     )
     lived = [_of(_walk(model, *late, start, fitted=fitted)[0], owners) for start in starts]
@@ -681,8 +703,7 @@ def _fit_fusion(
         raise TrainingError("no later part of history to judge")
     caught = fusion.strangeness(fitted, fusion.judge(fitted, taken.channels, taken.history, taken.events))
     limit = float(np.quantile(strangeness[:n], 0.99))
-    names = channel_names(model.facets.text, (*model.facets.number, "volume"))
-    by_kind = {name: round(float((caught[taken.kind == k] > limit).mean()), 3) for k, name in enumerate(attacks.KINDS)}
+    by_kind = {attacks.NAMES[k]: round(float((caught[taken.kind == k] > limit).mean()), 3) for k in np.unique(taken.kind)}
     report = {
         "relevance": {name: round(float(r), 2) for name, r in zip(names, fitted.relevance, strict=True)},
         "simulated_auc": round(fusion.auc(strangeness[:n], caught), 4),
@@ -706,6 +727,22 @@ class _Said:
         rows = np.array([s for s, label in enumerate(told) if label is not None], np.int64)
         known = [label for label in told if label is not None]
         return _Said(take(table, rows), np.array([x.owner for x in known], bool), np.array([x.weight for x in known]))
+
+
+def _taken(simulated: _Sample, told: _Sample, worth: np.ndarray) -> fusion.Taken:
+    """Simulated takeovers, and those that people told of, which count as swaps and are worth more.
+
+    Who shows who he is does not say what else gives thieves away.
+    """
+    kind = np.concatenate([simulated.kind, np.full(len(worth), attacks.KINDS.index("swap"))])
+    prior = np.array([attacks.PRIOR[name] for name in attacks.NAMES])
+    return fusion.Taken(
+        channels=np.concatenate([simulated.channels, told.channels]),
+        history=np.concatenate([simulated.history, told.history]),
+        events=np.concatenate([simulated.events, told.events]),
+        weight=np.concatenate([prior[simulated.kind], TRUE * worth]),
+        kind=np.where(kind == attacks.STRANGER, -1, kind),
+    )
 
 
 def _labelled(model: _Model, said: _Said, owner: bool, users: np.ndarray, warm: Profiles) -> tuple[_Sample, np.ndarray]:
@@ -755,5 +792,6 @@ def report_lines(report: Mapping[str, Any]) -> Sequence[str]:
     return (
         f"learnt from {size}: {report['sessions']:,} sessions of {report['learnt_accounts']:,} accounts",
         f"facets: {', '.join(report['text'])}; numbers: {', '.join(report['number']) or 'none'}",
+        *([f"never change and so say who an account is: {', '.join(report['fixed'])}"] if report["fixed"] else []),
         f"simulated takeovers on held-back time: AUC {report['simulated_auc']:.3f}; caught at 1 % false alarms: {kinds}",
     )

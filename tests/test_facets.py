@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.facets import Facets, ancestors, as_sessions, discover, key_of, observe, parent
+from detector.facets import Facets, ancestors, as_sessions, discover, key_of, observe, parent, unchanging
 from detector.sessions import Sessions, assign, combine, empty, with_volume
 from tests.logs import batch_of
 
@@ -116,6 +116,24 @@ def test_parents_are_looked_at_where_values_are_often_new_and_at_the_first_level
         "seldom": [f"/s/{i % 2}/{i}" if i < 1 else None for i in range(events)],
     }
     assert ancestors(users, columns) == {"file": 2}
+
+
+def test_what_hardly_ever_changes_within_accounts_but_differs_between_them_is_fixed() -> None:
+    users = [f"u{i % 20}" for i in range(4000)]
+    days = np.arange(4000) // 200
+    columns: dict[str, list[object]] = {
+        "home": [f"town {u}" if i != 7 else "elsewhere" for i, u in enumerate(users)],
+        "age": [float(len(u)) for u in users],
+        "device": [f"pc {u}" if i % 50 else "a phone" for i, u in enumerate(users)],
+        "version": [f"v{d // 10}" for d in days.tolist()],
+        "app": ["shop"] * 4000,
+        "plan": [u[-1] if i % 7 else None for i, u in enumerate(users)],
+        "nothing": [None] * 4000,
+    }
+    assert unchanging(users, days, columns) == ("home", "age", "plan")
+    assert unchanging(users, days // 5, columns) == ()  # four days are too few to tell
+    assert unchanging(users[:3] * 1000, days[:3000], {"home": columns["home"][:3] * 1000}) == ()  # and three accounts
+    assert unchanging([], np.empty(0, int), {"home": []}) == ()
 
 
 def test_a_parent_is_counted_beside_its_values_and_pairs_are_of_parents() -> None:

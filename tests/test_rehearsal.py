@@ -45,7 +45,7 @@ def log() -> Log:
 @pytest.fixture(scope="module")
 def rules(log: Log) -> Rules:
     number = ("amount", "pace")
-    return Rules(("action", "device", "page", "hour"), number, GAP, NAMED_GAP, START + 28 * DAY, float(log.batch.time[-1]))
+    return Rules(("action", "device", "page", "hour"), number, (), GAP, NAMED_GAP, START + 28 * DAY, float(log.batch.time[-1]))
 
 
 def spliced(log: Log, rules: Rules, seed: int = 0) -> tuple[Batch, tuple[Takeover, ...]]:
@@ -95,6 +95,14 @@ def test_a_takeover_never_merges_with_a_session_of_the_owners(log: Log, rules: R
     assert sessions(log_of(batch, GAP, NAMED_GAP)) == sessions(log) | thieves
     assert not sessions(log) & thieves
     assert all(rules.since <= t.times[0] and t.times[-1] <= rules.until for t in takeovers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_says_who_an_account_is_stays_the_owners_in_a_takeover(log: Log, rules: Rules, kind: str) -> None:
+    made, _, own, other = drawn(log, replace(rules, fixed=("device",)), kind, replace(WAY, single="device"))
+    strange = {values(log, (other if kind == "alone" else own)[:1], "device")[0]}
+    assert {*made.attributes["device"]} <= ({*values(log, other, "device")} if kind == "alone" else strange)
+    assert values(log, own[:1], "device") != values(log, other[:1], "device")
 
 
 def test_splicing_is_deterministic_under_its_seed(log: Log, rules: Rules) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from detector import attacks, belief, contrastive, evidence, fusion, scoring, training
 from detector.evidence import EMBEDDING_CHANNELS, EXTREME, RATE, channel_names, channels
 from detector.facets import Facets
+from detector.fusion import relevance_of
 from detector.history import concat
 from detector.settings import SourceSettings, load
 from detector.sources import read_all
@@ -59,6 +60,11 @@ def everything_taught(doubt: np.ndarray, history: np.ndarray, unlearnt: np.ndarr
     return np.ones(len(doubt))
 
 
+def of_all_kinds(owners: np.ndarray, thieves: np.ndarray, weight: np.ndarray, kind: np.ndarray) -> Any:
+    """Relevance without regard to kinds."""
+    return relevance_of(owners, thieves, weight, np.minimum(kind, 0))
+
+
 IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "all of it": list,
     "no torch embedding": lambda: without(lambda name, _: name in EMBEDDING_CHANNELS),
@@ -83,6 +89,8 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "belief not carried over": lambda: [mock.patch.object(belief, "CARRY", 0.0)],
     "learns whatever comes": lambda: [mock.patch.object(belief, "lesson", everything_taught)],
     "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.KINDS, 1.0))],
+    "relevant is what catches all kinds together": lambda: [mock.patch.object(fusion, "relevance_of", of_all_kinds)],
+    "likeness and outlier scores measured as nats": lambda: [mock.patch.object(fusion, "unitless", fusion.reference)],
     "own peers only": lambda: [mock.patch.object(training, "BLENDS", (0.0,))],
     "all channels to the forest": lambda: [mock.patch.object(fusion, "RELEVANT", 0.0)],
 }
