@@ -8,7 +8,7 @@ Axes: S sessions, T tokens, F text facets, N numbers.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,9 +29,10 @@ PRIOR = {  # how common each kind is taken to be: most thieves are another perso
     "burst": 0.25,
     "hours": 0.25,
     "stranger": 4.0,
+    "inside": 4.0,
 }
-STRANGER = len(KINDS)  # a swap of which also what says who an account is (`Facets.fixed`) is the stranger's: half of the swaps
-NAMES = (*KINDS, "stranger")
+NAMES = (*KINDS, "stranger", "inside")  # the last two come in place of some swaps
+SWAP, INFLATE, STRANGER, INSIDE = (NAMES.index(name) for name in ("swap", "inflate", "stranger", "inside"))
 INFLATED, FARTHEST = (2.0, 10.0), 4.0  # times; and where an owner's numbers spread wide, up to so many of their deviations
 
 
@@ -40,20 +41,33 @@ def possible(looks: Facets) -> np.ndarray:
     return np.array([name != "inflate" or bool(looks.measured) for name in NAMES])
 
 
-def simulate(
-    owner: Sessions,
-    stranger: Sessions,
-    kind: np.ndarray,
-    looks: Facets,
-    within: np.ndarray,
-    rng: np.random.Generator,
-) -> Sessions:
-    """One takeover per row: kind (S,) indices into NAMES; owner and stranger (S rows each).
+@dataclass(frozen=True)
+class Ground:
+    """What of a history simulated thieves go by."""
 
-    within: (N,) how far an owner's numbers spread, a standard deviation. What says who an account is stays the owner's, but where
-    the stranger shows it, or where it is all that is foreign.
+    looks: Facets
+    within: np.ndarray  # (N,) how far an owner's numbers spread, a standard deviation
+    telling: np.ndarray  # (F + N,) bool: what gives nearly every stranger away, if not all that is looked at does
+
+
+def drawn(sessions: int, ground: Ground, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) kinds, indices into NAMES, and (S,) which of the numbers that are attributes is inflated."""
+    kind = rng.integers(0, len(KINDS), sessions)
+    number = rng.integers(0, max(len(ground.looks.measured), 1), sessions)
+    also = ((STRANGER, bool(ground.looks.fixed)), (INSIDE, bool(ground.telling.any())))
+    swaps = np.array([SWAP, *(k for k, there in also if there)])
+    return np.where(kind == SWAP, swaps[np.arange(sessions) % len(swaps)], kind), number
+
+
+def simulate(
+    owner: Sessions, stranger: Sessions, kind: np.ndarray, number: np.ndarray, ground: Ground, rng: np.random.Generator
+) -> Sessions:
+    """One takeover per row: kind and number (S,) as `drawn` has them; owner and stranger (S rows each).
+
+    What says who an account is stays the owner's, but where the stranger shows it, or where it is all that is foreign.
 
     swap     the whole session is the stranger's; `stranger` too
+    inside   the stranger's, but for what gives nearly every stranger away: on the owner's device, from the owner's place
     borrow   the stranger's, but for a random half of the facets and numbers, copied from the owner
     copy     the stranger's, with half of it copied from the owner, but in no order: half of the events, or sides as in `borrow`
     alone    the owner's, but for one facet of the stranger's
@@ -63,16 +77,17 @@ def simulate(
     burst    the owner's values 5 to 50 times over, in quick succession
     hours    the owner's session at the stranger's time of day
     """
-    sessions, text, number = len(owner), len(looks.text), owner.numbers.shape[1]
+    looks, sessions, text, numbered = ground.looks, len(owner), len(ground.looks.text), owner.numbers.shape[1]
     is_kind = {name: kind == k for k, name in enumerate(NAMES)}
-    swapped = is_kind["swap"] | is_kind["stranger"]
+    swapped = is_kind["swap"] | is_kind["stranger"] | is_kind["inside"]
     one_side = len({looks.sources[f] for f, name in enumerate(looks.text) if name != "hour"}) == 1
     interleaved = is_kind["mix"] | (is_kind["copy"] & (one_side | (rng.random(sessions) < 0.5)))  # whole events of either
-    foreign = rng.random((sessions, text + number)) < 0.5  # borrow, copy: which side comes from the stranger
+    foreign = rng.random((sessions, text + numbered)) < 0.5  # borrow, copy: which side comes from the stranger
     foreign[swapped | is_kind["hijack"] | interleaved] = True
-    single = rng.integers(0, text + number, sessions)
-    foreign[is_kind["alone"]] = np.arange(text + number) == single[is_kind["alone"], None]
+    single = rng.integers(0, text + numbered, sessions)
+    foreign[is_kind["alone"]] = np.arange(text + numbered) == single[is_kind["alone"], None]
     foreign[is_kind["inflate"] | is_kind["burst"] | is_kind["hours"]] = False
+    foreign[is_kind["inside"]] = ~ground.telling
     foreign[:, :text] = foreign[:, looks.sources]  # what is derived goes with the values that it is made of
     given = looks.given & ~(is_kind["alone"] | is_kind["stranger"])[:, None]  # (S, F) what comes with the account
     foreign[:, :text] &= ~given
@@ -93,7 +108,7 @@ def simulate(
     rows = np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])
     count = np.concatenate([mine[1], theirs[1]]) * np.where(is_kind["burst"], rng.uniform(5, 50, sessions), 1)[rows]
     numbers = _numbers(owner, stranger, foreign[:, text:], part, rng)
-    numbers = _changed(numbers, is_kind["inflate"], is_kind["burst"], looks, within, rng)
+    numbers = _changed(numbers, is_kind["inflate"], is_kind["burst"], number, ground, rng)
     events = np.where(
         part < 1, (1 - part) * owner.events + part * stranger.events, np.where(swapped, stranger.events, owner.events)
     )
@@ -170,18 +185,16 @@ def _numbers(owner: Sessions, stranger: Sessions, foreign: np.ndarray, part: np.
 
 
 def _changed(
-    numbers: np.ndarray, inflate: np.ndarray, burst: np.ndarray, looks: Facets, within: np.ndarray, rng: np.random.Generator
+    numbers: np.ndarray, inflate: np.ndarray, burst: np.ndarray, which: np.ndarray, ground: Ground, rng: np.random.Generator
 ) -> np.ndarray:
-    """Inflate one number of the rows `inflate`: all its values, or only the largest; bursts have quick paces."""
-    out = numbers.copy()
-    sessions = len(numbers)
-    which = rng.integers(0, max(len(looks.measured), 1), sessions)
-    drawn = rng.random(sessions)
-    only_largest = rng.random(sessions) < 0.5
+    """Inflate one number of the rows `inflate`, all its values, or only the largest; bursts have quick paces."""
+    out, looks = numbers.copy(), ground.looks
+    chance = rng.random(len(numbers))
+    only_largest = rng.random(len(numbers)) < 0.5
     low, usual = np.log(INFLATED)
     for place, n in enumerate(looks.measured):
-        most = max(usual, FARTHEST * within[n]) if looks.log_scale[n] else usual
-        factor = np.exp(low + (most - low) * drawn)
+        most = max(usual, FARTHEST * ground.within[n]) if looks.log_scale[n] else usual
+        factor = np.exp(low + (most - low) * chance)
         rows = inflate & (which == place) & (numbers[:, n, 0] > 0)
         k, total, squares, least, high = numbers[rows, n].T
         if looks.log_scale[n]:

@@ -12,7 +12,8 @@
   prior (Murphy 2007), and for the extremes the tail of the owner's predictive Student-t.
 * embedding: distance to the nearest remembered sessions against what strangers' sessions have; distance to the long-term embedding.
 
-A channel of which nothing is known of the account (or nothing is in the session) says 0.
+A channel of which nothing is known of the account (or nothing is in the session) says 0. What says who an account is comes with it,
+so it clears nobody: its channels say 0 where it is as ever.
 
 Axes: S sessions, T tokens, V vocabulary, F text facets, N numbers (volume included), J peers, C cohort, B bank, D width.
 """
@@ -57,6 +58,10 @@ class Looks(Protocol):
     @property
     def paired(self) -> str:
         """The text facet whose successive values form `pair`."""
+
+    @property
+    def given(self) -> np.ndarray:
+        """(F,) bool: text facets that say who an account is."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,11 @@ def channel_names(text: tuple[str, ...], number: tuple[str, ...]) -> tuple[str, 
     )
 
 
+def side_of(channel: str) -> str:
+    """The text facet or number that a channel looks at; itself if it looks at the embedding."""
+    return channel.removesuffix(RATE).removesuffix(EXTREME)
+
+
 def peer_log_likelihood(table: Sessions, population: Population, facets: int) -> np.ndarray:
     """(S, F, J): damped log-likelihood of each facet's values under each peer."""
     cell = table.row * facets + table.facet
@@ -139,7 +149,8 @@ def channels(
 
     embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`.
     """
-    whole, rate, extreme = text_channels(table, profiles, peers, population, looks)
+    looked = text_channels(table, profiles, peers, population, looks)
+    whole, rate, extreme = (np.where(looks.given, np.maximum(x, 0.0), x) for x in looked)
     if "pair" in looks.text:
         pair, values = looks.text.index("pair"), looks.text.index(looks.paired)
         rate[:, pair] -= np.where(rate[:, pair] != 0, rate[:, values], 0.0)

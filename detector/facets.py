@@ -29,6 +29,7 @@ PARENT = ":parent"
 OFTEN_NEW, FEWER = 0.2, 0.5  # share of an account's values that are new to it, from which parents matter; of those, new as parents
 LEVELS = 6  # tried, itself included
 CHANGED = 0.005  # share of events that are not as usual in what never changes
+FEWEST_GROWN, GROWN = 20, 0.99  # events of an account that tell; share of steps that do not go down
 FIXED_DAYS, FIXED_ACCOUNTS = 5, 5  # days that an account must have been there to tell, and so many such accounts
 RARE = 0.001  # share of events below which an attribute is too rare to be a habit
 PACE_FLOOR_S = 1.0  # most logs have whole seconds
@@ -160,6 +161,24 @@ def unchanging(users: Sequence[str], days: np.ndarray, columns: Mapping[str, Seq
         np.maximum.at(most, cells[0], count)
         main = cells[1][count == most[cells[0]]]
         if most.sum() >= (1 - CHANGED) * len(there) and len(np.unique(main)) > 1:
+            out.append(name)
+    return tuple(out)
+
+
+def counters(users: Sequence[str], time: np.ndarray, columns: Mapping[str, Sequence[object]]) -> tuple[str, ...]:
+    """Which numbers of `columns` (E,) only grow with `time` (E,), as clocks and serial numbers do: no owner ever had the next one.
+
+    Within most accounts of `users` (E,) that have FEWEST_GROWN events and more than one value.
+    """
+    account = np.unique(np.asarray(users, str), return_inverse=True)[1]
+    order = np.lexsort((time, account))
+    parts = np.split(order, np.flatnonzero(np.diff(account[order])) + 1)
+    out = []
+    for name, column in columns.items():
+        values = np.array([math.nan if v is None else as_number(v) for v in column], float)
+        held = [values[p][~np.isnan(values[p])] for p in parts]
+        grown = [float((np.diff(x) >= 0).mean()) for x in held if len(x) >= FEWEST_GROWN and np.ptp(x) > 0]
+        if len(grown) >= FIXED_ACCOUNTS and np.median(grown) >= GROWN:
             out.append(name)
     return tuple(out)
 

@@ -22,6 +22,7 @@ import numpy as np
 from detector import attacks, belief, calibration, drift, encoder, fusion, waiting
 from detector.errors import TrainingError
 from detector.evidence import (
+    DERIVED,
     EMBEDDING_CHANNELS,
     EMBEDDING_SCALE,
     Population,
@@ -33,10 +34,11 @@ from detector.evidence import (
     peer_log_likelihood,
     predictive,
     shares_of,
+    side_of,
     text_channels,
     with_habits,
 )
-from detector.facets import PARENT, Facets, ancestors, as_number, as_sessions, discover, factorize, observe, unchanging
+from detector.facets import PARENT, Facets, ancestors, as_number, as_sessions, counters, discover, factorize, observe, unchanging
 from detector.history import lots, select
 from detector.pack import Pack, content_id
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
@@ -66,6 +68,7 @@ ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time
 DISCOUNTS, STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 BLENDS = (0.0, 0.1, 0.3, 1.0)
 LEAST_GAIN = 0.005  # of AUC: a larger blend must earn its place
+TELLING = 0.8  # share of other accounts' sessions, beyond chance, that what is caught at few false alarms by one look at it
 ALIKE, LEAST_ALIKE = 0.5, 0.001  # share of what suits the embedding, where that gains so much of AUC; .25 to .8 gain alike
 MEAN_OF = 256  # accounts, for how well a value suits the mean one
 PREDICTIVE = ("discount", "strength", "blend", "alike")  # what of the population the later part of history speaks for
@@ -87,6 +90,7 @@ class _Model:
     shape: Shape
     members: contrastive.Members  # of the encoder, to go on from
     whitened: bool  # how they are merged
+    telling: np.ndarray  # (F + N,) bool, as `attacks.Ground` has it
 
 
 def sessions_of(batch: Batch, facets: Facets, rules: SessionSettings) -> Sessions:
@@ -138,21 +142,18 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     step = max(1, len(batch) // SAMPLE_EVENTS)
     sample = {name: column[::step].tolist() for name, column in batch.attributes.items()}
     text, number = discover(sample, kinds)
-    fixed = _fixed(batch, (*text, *(name for name in number if kinds.get(name) != "number")))
-    number = tuple(name for name in number if name not in fixed)
+    free = tuple(name for name in number if kinds.get(name) != "number")
+    rows = _of_some(batch)
+    users, seen = batch.user[rows].tolist(), {name: batch.attributes[name][rows].tolist() for name in (*text, *free)}
+    fixed = unchanging(users, np.floor(batch.time[rows] / 86400).astype(np.int64), seen)
+    growing = counters(users, batch.time[rows], {name: seen[name] for name in free if name not in fixed})
+    number = tuple(name for name in number if name not in (*fixed, *growing))
     text = tuple(name for name in batch.attributes if name in text or name in fixed)
     pair_of = next((name for name in ("action", *text) if name in text and name not in fixed), None)
     parents = {name: level for name, level in _parents(batch, kinds, number).items() if name not in fixed}
     derived = (*(name + PARENT for name in parents), *(("pair",) if pair_of else ()))
     logs = tuple(_log_scale(np.array([as_number(v) for v in sample[name] if v is not None])) for name in number)
     return Facets((*text, *derived, "hour"), (*number, "pace"), (*logs, True), pair_of, parents, fixed)
-
-
-def _fixed(batch: Batch, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the attributes `names` that never change within an account, as `unchanging` has it of some accounts."""
-    rows = _of_some(batch)
-    days = np.floor(batch.time[rows] / 86400).astype(np.int64)
-    return unchanging(batch.user[rows].tolist(), days, {n: batch.attributes[n][rows].tolist() for n in names})
 
 
 def _of_some(batch: Batch) -> np.ndarray:
@@ -243,10 +244,7 @@ def train(
         "sessions": len(table),
         "events": len(batch),
         "days": round(days, 2),
-        "text": list(found.text),
-        "fixed": list(found.fixed),
-        "number": [f"{n} (log)" if log else n for n, log in zip(found.number, found.log_scale, strict=True)],
-    }
+    } | _told_of(first, batch)
     pack = Pack(
         id="",
         facets=found,
@@ -264,6 +262,18 @@ def train(
         drift=usual,
     )
     return replace(pack, id=content_id(pack))
+
+
+def _told_of(model: _Model, batch: Batch) -> dict[str, list[str]]:
+    """What is looked at, and how, for people."""
+    facets = model.facets
+    return {
+        "text": list(facets.text),
+        "number": [f"{n} (log)" if log else n for n, log in zip(facets.number, facets.log_scale, strict=True)],
+        "fixed": list(facets.fixed),
+        "telling": [name for name, told in zip((*facets.text, *facets.number), model.telling, strict=True) if told],
+        "left_out": [name for name in batch.attributes if name not in (*facets.text, *facets.number)],
+    }
 
 
 def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
@@ -378,7 +388,8 @@ def _model_of(
         value_vector=value.astype(np.float16),
         value_level=np.log(np.exp(suits).mean(axis=1)).astype(np.float32),
     )
-    return _Model(found, population, model, Shape(len(found.text), len(found.number) + 1, peers, encoder.WIDTH), members, whitened)
+    size = Shape(len(found.text), len(found.number) + 1, peers, encoder.WIDTH)
+    return _Model(found, population, model, size, members, whitened, np.zeros(len(found.text) + len(found.number), bool))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -478,7 +489,33 @@ def _first(found: Facets, table: Sessions, account: np.ndarray, cut: int, accoun
     apart = [_told_apart(model, late, account[cut:], warm, seed) for model, warm in zip(models, warmed, strict=True)]
     best = int(np.argmax(apart))
     population = _with_predictive(models[best], late, account[cut:], warmed[best], seed)
-    return replace(models[best], population=population), warmed[best]
+    model = replace(models[best], population=population)
+    return replace(model, telling=_telling(model, late, account[cut:], warmed[best], seed)), warmed[best]
+
+
+def _telling(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> np.ndarray:
+    """(F + N,) bool: what of the facets and numbers gives nearly all other accounts' sessions (S) away, with what is made of it.
+
+    None where no other attribute would be left. A thief who has that of the owner shows in what else there is, and the fusion can
+    learn it from no other takeover.
+    """
+    facets, sides = model.facets, (*model.facets.text, *model.facets.number)
+    judged, strangers = _strangers(account, warm, np.random.default_rng(seed))
+    if not len(judged):
+        return model.telling
+    own, seen = take_profiles(warm, account[judged]), []
+    for rows in (judged, strangers):
+        some = take(table, rows)
+        peers = peer_log_likelihood(some, model.population, len(facets.text))
+        embedding = encoder.encode(model.model, some, encoder.measures(some, model.population.centre, model.population.spread))
+        seen.append(channels(some, own, embedding, peers, model.population, facets))
+    beyond = fusion.caught(seen[0], seen[1], np.ones(len(judged))) - np.mean(fusion.FEW)
+    of = [side_of(name) for name in channel_names(facets.text, (*facets.number, "volume"))]
+    striking = {name.removesuffix(PARENT) for name, x in zip(of, beyond, strict=True) if x > TELLING and name not in DERIVED}
+    attributes = {name.removesuffix(PARENT) for name in sides} - {*DERIVED, *facets.fixed}
+    told = np.array([name.removesuffix(PARENT) in striking for name in sides])
+    told[: len(facets.text)] = told[facets.sources]
+    return told if attributes - striking else model.telling
 
 
 def _with_predictive(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> Population:
@@ -559,6 +596,7 @@ class _Sample:
     history: np.ndarray  # (S,)
     events: np.ndarray  # (S,)
     kind: np.ndarray  # (S,) of attack; none for owners
+    number: np.ndarray  # (S,) that is inflated, if it is; none for owners
     score: np.ndarray  # (S,) nats, as in live running; none for attacks
     doubt: np.ndarray  # (S,) after the session, as in live running; none for attacks
 
@@ -626,11 +664,11 @@ def _walk(
         put(profiles, account[now], waiting.taught(new, some.user, len(model.facets.number), partial(_lesson, model)))
     takeovers = None
     if taken:
-        stolen, known, events, kind = (np.concatenate([t[i] for t in taken]) for i in range(4))
-        takeovers = _Sample(stolen, known, events, kind, np.empty(0), np.empty(0))
+        stolen, known, events, kind, number = (np.concatenate([t[i] for t in taken]) for i in range(5))
+        takeovers = _Sample(stolen, known, events, kind, number, np.empty(0), np.empty(0))
     said = fusion.Opinion(e, boosting, heard, history, llr)
     score = fusion.strangeness(fitted, said) + carried if fitted is not None else carried
-    return _Sample(nats, history, table.events, np.empty(0), score, after), takeovers
+    return _Sample(nats, history, table.events, np.empty(0), np.empty(0), score, after), takeovers
 
 
 def _lesson(model: _Model, table: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -642,20 +680,18 @@ def _lesson(model: _Model, table: Sessions) -> tuple[np.ndarray, np.ndarray, np.
 def _attack(
     model: _Model, table: Sessions, account: np.ndarray, now: np.ndarray, mine: Profiles, some: Sessions, rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
-    """Channels, history, events and kind of one simulated takeover per session; strangers are drawn from all sessions."""
+    """Channels, history, events, kind and number of one simulated takeover per session; strangers are drawn from all sessions."""
     strangers = rng.integers(0, len(table), len(now))
-    kind = rng.integers(0, len(attacks.KINDS), len(now))
-    if model.facets.fixed:
-        kind = np.where((kind == attacks.KINDS.index("swap")) & (np.arange(len(now)) % 2 == 0), attacks.STRANGER, kind)
-    within = np.sqrt(model.population.scale / model.population.shape)
-    stolen = attacks.simulate(some, take(table, strangers), kind, model.facets, within, rng)
+    ground = attacks.Ground(model.facets, np.sqrt(model.population.scale / model.population.shape), model.telling)
+    kind, number = attacks.drawn(len(now), ground, rng)
+    stolen = attacks.simulate(some, take(table, strangers), kind, number, ground, rng)
     valid = np.flatnonzero((account[strangers] != account[now]) & attacks.possible(model.facets)[kind])
     stolen, mine = take(stolen, valid), take_profiles(mine, valid)
     measured = encoder.measures(stolen, model.population.centre, model.population.spread)
     peers = peer_log_likelihood(stolen, model.population, model.shape.facets)
     embedding = encoder.encode(model.model, stolen, measured)
     nats = channels(stolen, mine, embedding, peers, model.population, model.facets)
-    return nats, mine.history, stolen.events, kind[valid]
+    return nats, mine.history, stolen.events, kind[valid], number[valid]
 
 
 def _fit_fusion(
@@ -732,16 +768,17 @@ class _Said:
 def _taken(simulated: _Sample, told: _Sample, worth: np.ndarray) -> fusion.Taken:
     """Simulated takeovers, and those that people told of, which count as swaps and are worth more.
 
-    Who shows who he is does not say what else gives thieves away.
+    Who shows who he is does not say what else gives thieves away. Each number that is inflated is a kind of its own.
     """
-    kind = np.concatenate([simulated.kind, np.full(len(worth), attacks.KINDS.index("swap"))])
+    asked = np.where(simulated.kind == attacks.INFLATE, len(attacks.NAMES) + simulated.number, simulated.kind)
+    asked = np.where(simulated.kind == attacks.STRANGER, -1, asked)
     prior = np.array([attacks.PRIOR[name] for name in attacks.NAMES])
     return fusion.Taken(
         channels=np.concatenate([simulated.channels, told.channels]),
         history=np.concatenate([simulated.history, told.history]),
         events=np.concatenate([simulated.events, told.events]),
         weight=np.concatenate([prior[simulated.kind], TRUE * worth]),
-        kind=np.where(kind == attacks.STRANGER, -1, kind),
+        kind=np.concatenate([asked, np.full(len(worth), attacks.SWAP)]),
     )
 
 
@@ -756,7 +793,7 @@ def _labelled(model: _Model, said: _Said, owner: bool, users: np.ndarray, warm: 
     measured = encoder.measures(some, model.population.centre, model.population.spread)
     peers = peer_log_likelihood(some, model.population, model.shape.facets)
     nats = channels(some, mine, encoder.encode(model.model, some, measured), peers, model.population, model.facets)
-    return _Sample(nats, mine.history, some.events, np.empty(0), np.empty(0), np.empty(0)), said.weight[rows]
+    return _Sample(nats, mine.history, some.events, *(np.empty(0) for _ in range(4))), said.weight[rows]
 
 
 def _of(sample: _Sample, which: np.ndarray) -> _Sample:
@@ -792,6 +829,7 @@ def report_lines(report: Mapping[str, Any]) -> Sequence[str]:
     return (
         f"learnt from {size}: {report['sessions']:,} sessions of {report['learnt_accounts']:,} accounts",
         f"facets: {', '.join(report['text'])}; numbers: {', '.join(report['number']) or 'none'}",
+        *([f"left out: {', '.join(report['left_out'])}"] if report["left_out"] else []),
         *([f"never change and so say who an account is: {', '.join(report['fixed'])}"] if report["fixed"] else []),
         f"simulated takeovers on held-back time: AUC {report['simulated_auc']:.3f}; caught at 1 % false alarms: {kinds}",
     )

@@ -32,7 +32,14 @@ from detector.sessions import Sessions, pair_keys, take, tokens
 from detector.settings import SessionSettings, TrainingSettings
 from tests.logs import batch_of, rows_of_people
 
-WITHIN = np.ones(8)  # of each number, at least
+
+def ground_of(looks: Facets, within: float = 1.0, telling: tuple[str, ...] = ()) -> attacks.Ground:
+    return attacks.Ground(looks, np.full(len(looks.number), within), np.isin((*looks.text, *looks.number), telling))
+
+
+def simulated(own: Sessions, stranger: Sessions, kind: str, ground: attacks.Ground, number: int = 0) -> Sessions:
+    codes = np.full(len(own), attacks.NAMES.index(kind))
+    return attacks.simulate(own, stranger, codes, np.full(len(own), number), ground, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -255,11 +262,10 @@ def test_the_contrast_is_the_mean_of_what_each_session_misses_of_its_own() -> No
     assert contrastive.contrast(z, torch.from_numpy(account)).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", range(len(attacks.KINDS)), ids=attacks.KINDS)
-def test_a_simulated_takeover_is_a_session_like_any_other(kind: int, trained: Pack, history: Sessions) -> None:
+@pytest.mark.parametrize("kind", attacks.NAMES)
+def test_a_simulated_takeover_is_a_session_like_any_other(kind: str, trained: Pack, history: Sessions) -> None:
     own, stranger = take(history, np.arange(100)), take(history, np.arange(100, 200))
-    kinds = np.full(100, kind)
-    stolen, again = (attacks.simulate(own, stranger, kinds, trained.facets, WITHIN, np.random.default_rng(0)) for _ in range(2))
+    stolen, again = (simulated(own, stranger, kind, ground_of(trained.facets)) for _ in range(2))
     assert np.array_equal(stolen.key, again.key)
     assert (stolen.count > 0).all()
     assert (stolen.events >= 1).all()
@@ -268,26 +274,45 @@ def test_a_simulated_takeover_is_a_session_like_any_other(kind: int, trained: Pa
     assert stolen.user.tolist() == own.user.tolist()
 
 
-def test_what_says_who_an_account_is_comes_with_it(trained: Pack, history: Sessions) -> None:
+def test_what_says_who_an_account_is_comes_with_it_and_what_gives_all_away_may_be_copied(trained: Pack, history: Sessions) -> None:
     rows = np.flatnonzero(history.user[:-1] != history.user[1:])[:300]
     own, stranger, device = take(history, rows), take(history, rows + 1), trained.facets.text.index("device")
     fixed = replace(trained.facets, fixed=("device",))
     assert fixed.given.tolist() == [name == "device" for name in fixed.text]
 
-    def shown(looks: Facets, kind: str) -> list[set[int]]:
-        codes = np.full(len(rows), attacks.NAMES.index(kind))
-        made = attacks.simulate(own, stranger, codes, looks, WITHIN, np.random.default_rng(0))
-        return devices(made)
+    def shown(kind: str, ground: attacks.Ground) -> list[set[int]]:
+        return devices(simulated(own, stranger, kind, ground))
 
     def devices(table: Sessions) -> list[set[int]]:
         inside = [slice(*table.indptr[s : s + 2]) for s in range(len(table))]
         return [{*table.key[i][table.facet[i] == device].tolist()} for i in inside]
 
-    assert shown(trained.facets, "swap") == devices(stranger) != devices(own)
-    assert all(shown(fixed, kind) == devices(own) for kind in attacks.KINDS if kind != "alone")
-    assert shown(fixed, "stranger") == devices(stranger)
-    strange = [a != b for a, b in zip(shown(fixed, "alone"), devices(own), strict=True)]
+    assert shown("swap", ground_of(trained.facets)) == devices(stranger) != devices(own)
+    assert all(shown(kind, ground_of(fixed)) == devices(own) for kind in (*attacks.KINDS, "inside") if kind != "alone")
+    assert shown("stranger", ground_of(fixed)) == devices(stranger)
+    strange = [a != b for a, b in zip(shown("alone", ground_of(fixed)), devices(own), strict=True)]
     assert 0 < sum(strange) < len(strange)
+    inside = simulated(own, stranger, "inside", ground_of(trained.facets, telling=("device", "amount")))
+    page, amount = trained.facets.text.index("page"), trained.facets.number.index("amount")
+    assert devices(inside) == devices(own)
+    assert np.array_equal(inside.key[inside.facet == page], stranger.key[stranger.facet == page])
+    assert np.array_equal(inside.numbers[:, amount], own.numbers[:, amount])
+
+
+def test_some_swaps_are_of_another_kind_where_there_is_such_a_kind(trained: Pack) -> None:
+    looks, fixed = trained.facets, replace(trained.facets, fixed=("device",))
+
+    def kinds(ground: attacks.Ground) -> dict[str, int]:
+        kind, number = attacks.drawn(9000, ground, np.random.default_rng(0))
+        assert (number == 0).all()  # the amount
+        return {attacks.NAMES[k]: int((kind == k).sum()) for k in np.unique(kind)}
+
+    plain, both = kinds(ground_of(looks)), kinds(ground_of(fixed, telling=("page",)))
+    assert set(plain) == set(attacks.KINDS)
+    assert set(both) == set(attacks.NAMES)
+    assert plain["swap"] == both["swap"] + both["stranger"] + both["inside"]
+    assert min(both["swap"], both["stranger"], both["inside"]) > 0.25 * plain["swap"]
+    assert {k: n for k, n in plain.items() if k != "swap"} == {k: n for k, n in both.items() if k in plain and k != "swap"}
 
 
 def test_without_numbers_there_is_nothing_to_inflate(trained: Pack) -> None:
@@ -299,15 +324,30 @@ def test_without_numbers_there_is_nothing_to_inflate(trained: Pack) -> None:
 def test_what_spreads_wide_is_inflated_more(trained: Pack, history: Sessions) -> None:
     own, stranger = take(history, np.arange(200)), take(history, np.arange(200, 400))
     looks = replace(trained.facets, log_scale=(True,) * len(trained.facets.number))
-    kind, n = np.full(200, attacks.KINDS.index("inflate")), looks.number.index("amount")
+    n = looks.number.index("amount")
 
     def most(within: float) -> float:
-        made = attacks.simulate(own, stranger, kind, looks, np.full(len(looks.number), within), np.random.default_rng(0))
+        made = simulated(own, stranger, "inflate", ground_of(looks, within))
         held = own.numbers[:, n, 0] > 0
         return float((made.numbers - own.numbers)[held, n, 4].max())
 
     assert np.log(8) < most(0.1) <= np.log(10)
     assert 7 < most(2.0) <= 8
+
+
+def test_what_says_who_an_account_is_clears_nobody(trained: Pack, history: Sessions) -> None:
+    table, device = take(history, np.arange(40)), trained.facets.text.index("device")
+    other = replace(table, key=np.where(table.facet == device, table.key ^ np.uint32(0x5A5A), table.key))
+    fixed = replace(trained, facets=replace(trained.facets, fixed=("device",)))
+    known = learnt(table, trained, 5)
+    columns = [n for n, name in enumerate(trained.channels) if evidence.side_of(name) == "device"]
+    others = [n for n in range(len(trained.channels)) if n not in columns]
+    as_ever, strange = (channels_of(t, known, fixed) for t in (table, other))
+    assert not as_ever[:, columns].any()
+    assert (channels_of(table, known, trained)[:, columns] < 0).all()
+    assert (strange[:, columns] > 0).all()
+    assert np.array_equal(strange[:, columns], channels_of(other, known, trained)[:, columns])
+    assert np.array_equal(as_ever[:, others], channels_of(table, known, trained)[:, others])
 
 
 def test_the_encoder_is_deaf_to_what_says_who_an_account_is(trained: Pack, history: Sessions) -> None:
@@ -323,10 +363,7 @@ def test_the_encoder_is_deaf_to_what_says_who_an_account_is(trained: Pack, histo
 
 def test_a_swap_is_wholly_the_strangers_and_inflation_leaves_the_values_alone(trained: Pack, history: Sessions) -> None:
     own, stranger, facets = take(history, np.arange(50)), take(history, np.arange(50, 100)), trained.facets
-    swap, inflate = (
-        attacks.simulate(own, stranger, np.full(50, attacks.KINDS.index(k)), facets, WITHIN, np.random.default_rng(0))
-        for k in ("swap", "inflate")
-    )
+    swap, inflate = (simulated(own, stranger, kind, ground_of(facets)) for kind in ("swap", "inflate"))
     assert np.array_equal(swap.key, stranger.key)
     assert np.array_equal(inflate.key, own.key)
     assert (inflate.numbers[:, :, 4] >= own.numbers[:, :, 4]).all()
@@ -581,8 +618,7 @@ def test_in_a_mixture_what_follows_what_is_nobodys_habit(paged: tuple[Pack, Sess
     looks, history = paged[0].facets, paged[1]
     rows = np.flatnonzero(history.events >= 6)[:40]
     owner, stranger = take(history, rows), take(history, rows[::-1])
-    kind = np.full(len(rows), attacks.KINDS.index("mix"))
-    made = attacks.simulate(owner, stranger, kind, looks, WITHIN, np.random.default_rng(0))
+    made = simulated(owner, stranger, "mix", ground_of(looks))
     pair = looks.text.index("pair")
     known = np.concatenate([owner.key[owner.facet == pair], stranger.key[stranger.facet == pair]])
     fresh = np.isin(made.key[made.facet == pair], known, invert=True)
@@ -596,8 +632,7 @@ def test_a_thief_who_copies_shows_the_owners_values_in_an_order_of_his_own(paged
     rows = np.flatnonzero(history.events >= 6)
     rows = rows[:-1][history.user[rows[:-1]] != history.user[rows[1:]]][:60]
     owner, stranger = take(history, rows), take(history, rows + 1)
-    kind = np.full(len(rows), attacks.KINDS.index("copy"))
-    made = attacks.simulate(owner, stranger, kind, looks, WITHIN, np.random.default_rng(0))
+    made = simulated(owner, stranger, "copy", ground_of(looks))
     pair, value = looks.text.index("pair"), looks.text.index(looks.paired)
 
     def held(table: Sessions, s: int, f: int) -> set[int]:
@@ -632,14 +667,29 @@ def test_what_never_changes_within_an_account_does_not_hide_what_is_done_with_it
     assert max(relevance[name] for name in made.channels if name.split(":")[0] in made.facets.fixed) < 0.2
     assert relevance["page"] > 0.5
     assert made.report["caught_at_1_percent"]["stranger"] == 1.0
+    assert made.report["left_out"] == []
     assert any("say who an account is: " in line and "home" in line for line in training.report_lines(made.report))
+
+
+def test_the_program_finds_what_gives_nearly_all_strangers_away_and_learns_from_thieves_who_have_it() -> None:
+    rows: list[dict[str, object]] = [
+        {**row, "device": f"pc-{row['user']}" if i % 9 else f"phone-{row['user']}"} for i, row in enumerate(rows_of_people())
+    ]
+    made = training.train(batch_of(rows), {}, SessionSettings(), TrainingSettings(), 0)
+    assert made.facets.fixed == ()
+    assert "device" in made.report["telling"]
+    assert "amount" not in made.report["telling"]
+    assert "inside" in made.report["caught_at_1_percent"]
+    alone = [{k: v for k, v in row.items() if k in ("time", "user", "device")} for row in rows]
+    nothing_else = training.train(batch_of(alone), {}, SessionSettings(), TrainingSettings(), 0)
+    assert nothing_else.report["telling"] == []
+    assert "inside" not in nothing_else.report["caught_at_1_percent"]
 
 
 def test_what_is_derived_comes_from_where_its_values_come(trained: Pack, history: Sessions) -> None:
     rows = np.flatnonzero(history.events >= 3)[:200]
     owner, stranger, looks = take(history, rows), take(history, np.roll(rows, 1)), trained.facets
-    kind = np.full(len(rows), attacks.KINDS.index("borrow"))
-    made = attacks.simulate(owner, stranger, kind, looks, WITHIN, np.random.default_rng(0))
+    made = simulated(owner, stranger, "borrow", ground_of(looks))
     source, pair = looks.text.index(str(looks.pair_of)), looks.text.index("pair")
 
     def held(table: Sessions, s: int, f: int) -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.facets import Facets, ancestors, as_sessions, discover, key_of, observe, parent, unchanging
+from detector.facets import Facets, ancestors, as_sessions, counters, discover, key_of, observe, parent, unchanging
 from detector.sessions import Sessions, assign, combine, empty, with_volume
 from tests.logs import batch_of
 
@@ -134,6 +134,21 @@ def test_what_hardly_ever_changes_within_accounts_but_differs_between_them_is_fi
     assert unchanging(users, days // 5, columns) == ()  # four days are too few to tell
     assert unchanging(users[:3] * 1000, days[:3000], {"home": columns["home"][:3] * 1000}) == ()  # and three accounts
     assert unchanging([], np.empty(0, int), {"home": []}) == ()
+
+
+def test_clocks_and_serial_numbers_only_grow() -> None:
+    users, time = [f"u{i % 10}" for i in range(1000)], np.arange(1000.0)
+    shuffled = np.random.default_rng(0).permutation(1000)
+    columns: dict[str, list[object]] = {
+        "clock": [float(i) for i in range(1000)],
+        "text of it": [str(i // 10) for i in range(1000)],
+        "amount": [float(i) for i in shuffled],
+        "constant": [1.0] * 1000,
+        "seldom": [float(i) if i < 50 else None for i in range(1000)],
+    }
+    assert counters(users, time, columns) == ("clock", "text of it")
+    mixed = {name: [column[i] for i in shuffled] for name, column in columns.items()}
+    assert counters([users[i] for i in shuffled], time[shuffled], mixed) == ("clock", "text of it")
 
 
 def test_a_parent_is_counted_beside_its_values_and_pairs_are_of_parents() -> None:
