@@ -145,21 +145,20 @@ def unchanging(users: Sequence[str], days: np.ndarray, columns: Mapping[str, Seq
 
     They say who an account is (its home town, its plan), not what is done with it. Of accounts seen on FIXED_DAYS of `days` (E,).
     """
-    account = np.unique(np.asarray(users, str), return_inverse=True)[1]
-    seen = np.unique(np.stack([account, days]), axis=1)[0]
-    often = np.bincount(seen, minlength=account.max(initial=-1) + 1) >= FIXED_DAYS
+    account = factorize(users, len(users))[1]
+    often = np.bincount(np.unique(account + (account.max(initial=0) + 1) * days) % (account.max(initial=0) + 1)) >= FIXED_DAYS
     if often.sum() < FIXED_ACCOUNTS:
         return ()
     out = []
     for name, column in columns.items():
-        there = np.flatnonzero(often[account] & np.array([v is not None for v in column]))
+        values, code = factorize(column, len(users))
+        there = np.flatnonzero(often[account] & np.array([v is not None for v in values])[code])
         if not len(there):
             continue
-        code = np.unique(np.array([as_text(column[e]) for e in there.tolist()]), return_inverse=True)[1]
-        cells, count = np.unique(np.stack([account[there], code]), axis=1, return_counts=True)
+        cell, count = np.unique(account[there] * len(values) + code[there], return_counts=True)
         most = np.zeros(len(often), np.int64)
-        np.maximum.at(most, cells[0], count)
-        main = cells[1][count == most[cells[0]]]
+        np.maximum.at(most, cell // len(values), count)
+        main = (cell % len(values))[count == most[cell // len(values)]]
         if most.sum() >= (1 - CHANGED) * len(there) and len(np.unique(main)) > 1:
             out.append(name)
     return tuple(out)

@@ -57,3 +57,28 @@ def stolen(rows: list[dict[str, object]], victim: str, thief: str, start: float)
     """Twelve events of the thief's day, put into the victim's account at `start`."""
     theirs = [r for r in rows if r["user"] == thief][:12]
     return [r | {"user": victim, "time": start + 30.0 * i} for i, r in enumerate(theirs)]
+
+
+def payments(accounts: int = 80, days: int = 80, seed: int = 0) -> tuple[list[dict[str, object]], set[tuple[str, float]]]:
+    """Payments of cards, and user and time of thieves' ones, all in the last third of the time.
+
+    Thieves pay more, at night, by other people's ways; home, job, age and zip code go with the card.
+    """
+    rows: list[dict[str, object]] = []
+    stolen: set[tuple[str, float]] = set()
+    for a in range(accounts):
+        rng = np.random.default_rng([seed, a])
+        ways, hour, usual = rng.dirichlet(np.ones(8)), rng.uniform(9, 20), rng.normal(3.5, 0.4)
+        user: dict[str, object] = {"user": f"c{a:02d}", "home": f"town-{a % 60}", "job": f"j{a % 40}"}
+        user |= {"age": 20.0 + a % 50, "zip": 1000.0 + a}
+        made = [(day + rng.normal(hour, 3) / 24, usual, ways) for day in range(days) for _ in range(rng.poisson(1.2))]
+        if a % 4 == 0:
+            night = int(rng.integers(days * 2 // 3, days - 1)) + 1.0
+            thefts = [(night + rng.uniform(0, 4) / 24, 5.5, np.ones(8) / 8) for _ in range(3)]
+            stolen |= {(f"c{a:02d}", round(START + when * DAY, 3)) for when, _, _ in thefts}
+            made += thefts
+        for when, amount, way in made:
+            what, paid = int(rng.choice(8, p=way)), round(float(np.exp(rng.normal(amount, 0.8))), 2)
+            shop = f"s{what}-{rng.integers(30)}"
+            rows.append({**user, "time": round(START + when * DAY, 3), "action": f"k{what}", "shop": shop, "amount": paid})
+    return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen
