@@ -149,8 +149,9 @@ def channels(
 
     embedding (S, D) of the sessions; peers (S, F, J) from `peer_log_likelihood`.
     """
+    given = looks.given
     looked = text_channels(table, profiles, peers, population, looks)
-    whole, rate, extreme = (np.where(looks.given, np.maximum(x, 0.0), x) for x in looked)
+    whole, rate, extreme = (np.where(given, np.maximum(x, 0.0), x) for x in looked)
     if "pair" in looks.text:
         pair, values = looks.text.index("pair"), looks.text.index(looks.paired)
         rate[:, pair] -= np.where(rate[:, pair] != 0, rate[:, values], 0.0)

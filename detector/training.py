@@ -68,7 +68,7 @@ ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time
 DISCOUNTS, STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 BLENDS = (0.0, 0.1, 0.3, 1.0)
 LEAST_GAIN = 0.005  # of AUC: a larger blend must earn its place
-TELLING = 0.8  # share of other accounts' sessions, beyond chance, that what is caught at few false alarms by one look at it
+TELLING = 0.8  # share of other accounts' sessions, beyond chance, that one look at an attribute catches at few false alarms
 ALIKE, LEAST_ALIKE = 0.5, 0.001  # share of what suits the embedding, where that gains so much of AUC; .25 to .8 gain alike
 MEAN_OF = 256  # accounts, for how well a value suits the mean one
 PREDICTIVE = ("discount", "strength", "blend", "alike")  # what of the population the later part of history speaks for
@@ -150,7 +150,7 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     number = tuple(name for name in number if name not in (*fixed, *growing))
     text = tuple(name for name in batch.attributes if name in text or name in fixed)
     pair_of = next((name for name in ("action", *text) if name in text and name not in fixed), None)
-    parents = {name: level for name, level in _parents(batch, kinds, number).items() if name not in fixed}
+    parents = {name: level for name, level in _parents(batch, rows, kinds, number).items() if name not in fixed}
     derived = (*(name + PARENT for name in parents), *(("pair",) if pair_of else ()))
     logs = tuple(_log_scale(np.array([as_number(v) for v in sample[name] if v is not None])) for name in number)
     return Facets((*text, *derived, "hour"), (*number, "pace"), (*logs, True), pair_of, parents, fixed)
@@ -164,9 +164,8 @@ def _of_some(batch: Batch) -> np.ndarray:
     return np.flatnonzero(np.isin(user, some))[:SAMPLE_EVENTS]
 
 
-def _parents(batch: Batch, kinds: Mapping[str, str], number: Sequence[str]) -> dict[str, int]:
-    """Attribute -> levels, as `ancestors` has it of some accounts. An identifier of events, though no facet, may have a parent."""
-    rows = _of_some(batch)
+def _parents(batch: Batch, rows: np.ndarray, kinds: Mapping[str, str], number: Sequence[str]) -> dict[str, int]:
+    """Attribute -> levels, as `ancestors` has it of events `rows`. An identifier of events, though no facet, may have a parent."""
     no = {n for n in batch.attributes if n in number or kinds.get(n) in ("number", "ignored") or n + PARENT in batch.attributes}
     return ancestors(batch.user[rows].tolist(), {n: c[rows].tolist() for n, c in batch.attributes.items() if n not in no})
 
@@ -496,10 +495,10 @@ def _first(found: Facets, table: Sessions, account: np.ndarray, cut: int, accoun
 
 
 def _telling(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> np.ndarray:
-    """(F + N,) bool: what of the facets and numbers gives nearly all other accounts' sessions (S) away, with what is made of it.
+    """(F + N,) bool: which attributes give nearly all other accounts' sessions (S) away, with what is made of them.
 
-    None where no other attribute would be left. A thief who has that of the owner shows in what else there is, and the fusion can
-    learn it from no other takeover.
+    `Facets.fixed` is left aside; none where no other attribute would be left. A thief who has that of the owner shows in what else
+    there is, and the fusion can learn it from no other takeover.
     """
     facets, sides = model.facets, (*model.facets.text, *model.facets.number)
     judged, strangers = _strangers(account, warm, np.random.default_rng(seed))
@@ -512,9 +511,9 @@ def _telling(model: _Model, table: Sessions, account: np.ndarray, warm: Profiles
         embedding = encoder.encode(model.model, some, encoder.measures(some, model.population.centre, model.population.spread))
         seen.append(channels(some, own, embedding, peers, model.population, facets))
     beyond = fusion.caught(seen[0], seen[1], np.ones(len(judged))) - np.mean(fusion.FEW)
-    of = [side_of(name) for name in channel_names(facets.text, (*facets.number, "volume"))]
-    striking = {name.removesuffix(PARENT) for name, x in zip(of, beyond, strict=True) if x > TELLING and name not in DERIVED}
+    of = [side_of(name).removesuffix(PARENT) for name in channel_names(facets.text, (*facets.number, "volume"))]
     attributes = {name.removesuffix(PARENT) for name in sides} - {*DERIVED, *facets.fixed}
+    striking = {name for name, x in zip(of, beyond, strict=True) if x > TELLING and name in attributes}
     told = np.array([name.removesuffix(PARENT) in striking for name in sides])
     told[: len(facets.text)] = told[facets.sources]
     return told if attributes - striking else model.telling

@@ -667,6 +667,7 @@ def test_what_never_changes_within_an_account_does_not_hide_what_is_done_with_it
     assert max(relevance[name] for name in made.channels if name.split(":")[0] in made.facets.fixed) < 0.2
     assert relevance["page"] > 0.5
     assert made.report["caught_at_1_percent"]["stranger"] == 1.0
+    assert not {*made.report["telling"]} & {*made.facets.fixed}
     assert made.report["left_out"] == []
     assert any("say who an account is: " in line and "home" in line for line in training.report_lines(made.report))
 
