@@ -828,7 +828,7 @@ def report_lines(report: Mapping[str, Any]) -> Sequence[str]:
     named = {
         "left_out": "left out",
         "fixed": "never change and so say who an account is",
-        "telling": "give nearly all strangers away",
+        "telling": "give nearly every stranger away",
     }
     kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in report["caught_at_1_percent"].items())
     size = f"{report['events']:,} events of {report['accounts']:,} accounts over {report['days']:g} days"
