@@ -36,12 +36,11 @@ if TYPE_CHECKING:
 MATURITY = (1, 5, 20)  # bounds of the bins of history: none, new, young, mature
 QUANTILES = 2000  # Q: a reference is kept as so many quantiles at most
 SLACK = 0.1  # nats: differences below it are nothing, and constant channels stay silent
-UNITLESS_SLACK = 0.3  # of the spread, at most SLACK: of what is not in nats
+UNITLESS_SLACK, LEAST_SLACK = 0.3, 1e-6  # of the spread, at most SLACK, of what is not in nats; what rounding may do is nothing
 FINEST = 2000.0  # 1 / p that a channel's or an opinion's reference resolves, however large
 TAIL_CEILING = 3.0  # nats above the reference's largest e
 TAIL_SHARE = 0.02  # of the reference gives the scale of the tail
 LEAST_SCALE = 0.5  # nats: of a tail whose slack is SLACK
-LEAST_SPREAD = 1e-9  # of what does not spread at all
 FEWEST_TAIL = 20  # scores that the tail of p is fitted to; of fewer it would say anything
 LLR_ODDS, LLR_HEARD = 0.75, 0.5  # half of what each would say alone: 1.5 times the log-odds, once the e of boosting and sum
 KNOWN = 10.0  # sessions known at which forest and sum speak half for themselves; of 5 to 40 none is clearly better
@@ -66,14 +65,14 @@ class Reference:
 def unitless(scores: np.ndarray) -> Reference:
     """The reference of (S,) owners' scores that are not in nats: what is nothing follows from how far they spread."""
     low, high = np.quantile(scores, (0.16, 0.84))
-    return reference(scores, float(min(SLACK, UNITLESS_SLACK * (high - low) / 2)))
+    return reference(scores, float(np.clip(UNITLESS_SLACK * (high - low) / 2, LEAST_SLACK, SLACK)))
 
 
 def reference(scores: np.ndarray, slack: float = SLACK) -> Reference:
     """The reference of (S,) owners' scores in nats."""
     values = np.sort(scores)
     top = values[int((1 - TAIL_SHARE) * len(values)) :]
-    scale = max(float((top - top[0]).mean()), LEAST_SCALE * slack / SLACK, LEAST_SPREAD)
+    scale = max(float((top - top[0]).mean()), LEAST_SCALE * slack / SLACK)
     kept = values
     if len(values) > QUANTILES:  # all of the tail, and quantiles of the rest
         tail = values[-QUANTILES // 4 :]

@@ -460,6 +460,7 @@ def test_what_is_not_in_nats_is_heard_on_any_scale_and_silent_where_it_is_consta
     assert large[-1] - large[0] > 7
     assert fusion.surprise(probe * 1e-4, fusion.reference(scores * 1e-4)).max() < 0.01
     assert not fusion.surprise(np.full(5, 0.3), fusion.unitless(np.full(100, 0.3))).any()
+    assert fusion.surprise(np.full(5, 0.3 + 1e-8), fusion.unitless(0.3 + 1e-9 * scores)).max() < 0.01  # rounding is no news
 
 
 def test_a_long_session_of_habits_does_not_outweigh_what_is_foreign_in_it(trained: Pack, history: Sessions) -> None:
