@@ -19,6 +19,7 @@ from detector import (
     evidence,
     fusion,
     guidance,
+    models,
     outliers,
     profiles,
     scoring,
@@ -205,16 +206,16 @@ def test_of_two_encoders_the_one_that_knows_the_owners_tells_them_apart_better(h
     found = trained.facets
     half = np.arange(len(history)) < len(history) // 2
     early, late = (take(history, np.flatnonzero(x)) for x in (half, ~half))
-    one, other = training._fit_models(found, early, account[half], int(account.max()) + 1, 0)
+    one, other = models.fit_models(found, early, account[half], int(account.max()) + 1, 0)
     assert (one.whitened, other.whitened) == (False, True)
-    warm = [training._known(model, early, account[half], int(account.max()) + 1) for model in (one, other)]
-    apart = [training._told_apart(m, late, account[~half], w, 0) for m, w in zip((one, other), warm, strict=True)]
+    warm = [models.known_of(model, early, account[half], int(account.max()) + 1) for model in (one, other)]
+    apart = [models.told_apart(m, late, account[~half], w, 0) for m, w in zip((one, other), warm, strict=True)]
     nobody = replace(one, model=encoder.drawn(len(found.number) + 1, 0))
     blind = replace(one, model=replace(one.model, value=0 * one.model.value, measure=0 * one.model.measure))
     assert min(apart) > 0.7
-    assert training._told_apart(blind, late, account[~half], warm[0], 0) < min(apart) - 0.1
-    assert training._told_apart(nobody, late, account[~half], warm[0], 0) < min(apart)
-    (on,) = training._fit_models(found, early, account[half], int(account.max()) + 1, 0, other)
+    assert models.told_apart(blind, late, account[~half], warm[0], 0) < min(apart) - 0.1
+    assert models.told_apart(nobody, late, account[~half], warm[0], 0) < min(apart)
+    (on,) = models.fit_models(found, early, account[half], int(account.max()) + 1, 0, other)
     assert on.whitened
 
 
@@ -222,7 +223,7 @@ def test_a_history_whose_later_accounts_are_all_new_is_learnt_from(history: Sess
     account, cut = np.unique(history.user.astype(str), return_inverse=True)[1], len(history) // 2
     accounts = int(account.max()) + 1
     account = np.where(np.arange(len(history)) < cut, account, account + accounts)
-    first, warm = training._first(trained.facets, history, account, cut, 2 * accounts, 0)
+    first, warm = models.first(trained.facets, history, account, cut, 2 * accounts, 0)
     assert not first.whitened
     assert (first.population.discount == 0.5).all()
     assert (warm.history[:accounts].sum(), warm.history[accounts:].sum()) == (cut, 0)

@@ -27,7 +27,7 @@ CORE = {
 }
 EVERYBODY = {"records", "errors"}
 BANNED_IN_CORE = {"time", "datetime", "random", "logging", "structlog", "sqlite3", "socket", "prometheus_client", "threading", "os"}
-LONGEST_MODULE, LONGEST_FUNCTION = 850, 80  # lines; only ever lowered
+LONGEST_MODULE, LONGEST_FUNCTION = 810, 80  # lines; only ever lowered
 MODULES = sorted([*ROOT.glob("detector/*.py"), *ROOT.glob("alerts/*.py")])
 
 
@@ -49,7 +49,7 @@ def test_a_core_module_imports_only_what_its_place_allows(name: str) -> None:
     assert not any(m.startswith("alerts") for m in imports(ROOT / f"detector/{name}.py"))
 
 
-@pytest.mark.parametrize("name", sorted({*CORE, "scoring", "training"}))
+@pytest.mark.parametrize("name", sorted({*CORE, "models", "samples", "scoring", "training"}))
 def test_the_core_names_no_clock_no_chance_and_no_outside(name: str) -> None:
     assert not {m.split(".")[0] for m in imports(ROOT / f"detector/{name}.py")} & BANNED_IN_CORE
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from detector import attacks, belief, contrastive, evidence, fusion, scoring, training
+from detector import attacks, belief, contrastive, evidence, fusion, models, scoring, training
 from detector.evidence import EMBEDDING_CHANNELS, EXTREME, RATE, channel_names, channels
 from detector.facets import Facets
 from detector.fusion import relevance_of
@@ -72,8 +72,8 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "no PyOD forest": lambda: opinions(True, False, True),
     "no plain sum": lambda: opinions(True, True, False),
     "one encoder, not four merged": lambda: [mock.patch.object(contrastive, "MEMBERS", 1)],
-    "encoder never whitened": lambda: [mock.patch.object(training, "WAYS", (False,))],
-    "encoder always whitened": lambda: [mock.patch.object(training, "WAYS", (True,))],
+    "encoder never whitened": lambda: [mock.patch.object(models, "WAYS", (False,))],
+    "encoder always whitened": lambda: [mock.patch.object(models, "WAYS", (True,))],
     "no evidence per value": lambda: without(lambda name, _: name.endswith(RATE)),
     "no strangest value": lambda: without(lambda name, looks: name.removesuffix(EXTREME) in {*looks.text} - {name}),
     "no order beside its values": lambda: without(lambda name, _: name == f"pair{RATE}"),
@@ -84,14 +84,14 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
         mock.patch.object(fusion, "LLR_HEARD", 0.0),
     ],
     "forest and sum speak of young accounts, too": lambda: [mock.patch.object(fusion, "KNOWN", 1e-9)],
-    "nothing suits an embedding": lambda: [mock.patch.object(training, "LEAST_ALIKE", 1.0)],
+    "nothing suits an embedding": lambda: [mock.patch.object(models, "LEAST_ALIKE", 1.0)],
     "nothing learnt late": lambda: [mock.patch.object(belief, "waits", nothing_waits)],
     "belief not carried over": lambda: [mock.patch.object(belief, "CARRY", 0.0)],
     "learns whatever comes": lambda: [mock.patch.object(belief, "lesson", everything_taught)],
     "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.KINDS, 1.0))],
     "relevant is what catches all kinds together": lambda: [mock.patch.object(fusion, "relevance_of", of_all_kinds)],
     "likeness and outlier scores measured as nats": lambda: [mock.patch.object(fusion, "unitless", fusion.reference)],
-    "own peers only": lambda: [mock.patch.object(training, "BLENDS", (0.0,))],
+    "own peers only": lambda: [mock.patch.object(models, "BLENDS", (0.0,))],
     "all channels to the forest": lambda: [mock.patch.object(fusion, "RELEVANT", 0.0)],
 }
 
