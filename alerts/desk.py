@@ -101,7 +101,7 @@ class Desk:
         record, using = self._store.accounts([user]).get(user), self._engine().pack
         if record is None or using is None:
             raise UnknownError(f"no account {user}")
-        profile, case = from_bytes([record], using.shape, 0.0), self._case(user)
+        profile, case = from_bytes([record], using.shape), self._case(user)
         text, numbers = describing.habits(profile, using)
         habits = [{"facet": str(h["facet"]), "values": [_value_row(*v) for v in _triples(h["values"])]} for h in text]
         known, newest = int(profile.history[0]), float(profile.last[0])
@@ -112,7 +112,7 @@ class Desk:
             "user": user,
             "history": known,
             "maturity": "new" if known < YOUNG else "young" if known < MATURE else "mature",
-            "belief": round(float(profile.doubt[0]), 6),
+            "belief": round(float(profile.doubt[0].sum()), 6),
             "last": _time(newest if newest > 0 else None),
             "muted": _mute_row(muted[-1]) if muted else None,
             "frozen_until": _time(max(frozen)) if frozen else None,
@@ -127,7 +127,7 @@ class Desk:
         """Accounts whose name has `search` in it."""
         using, found = self._engine().pack, self._store.users(search, limit)
         records = self._store.accounts([user for user, _ in found])
-        doubt = from_bytes(list(records.values()), using.shape, 0.0).doubt.tolist() if using and records else []
+        doubt = from_bytes(list(records.values()), using.shape).doubt.sum(axis=1).tolist() if using and records else []
         belief = dict(zip(records, doubt, strict=False))
         return [{"user": user, "history": known, "belief": round(belief.get(user, 0.0), 6)} for user, known in found]
 

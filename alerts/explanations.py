@@ -25,7 +25,10 @@ NAME_LIMIT, VALUE_LIMIT, VALUES_SHOWN = 40, 60, 3  # characters, characters, val
 
 # channel -> (id, title) when it speaks against the owner, (id, title) when it speaks for the owner
 WORDS = {
-    "belief": (("earlier_sessions", "earlier sessions already suspicious"), ("calm_earlier_sessions", "earlier sessions calm")),
+    "belief": (
+        ("earlier_sessions", "earlier sessions already suspicious"),
+        ("strange_for_long", "strange for so long that it is rather the owner"),
+    ),
     "embedding": (
         ("sessions_unlike_remembered", "unlike the remembered sessions"),
         ("sessions_like_remembered", "like the remembered sessions"),

@@ -219,7 +219,7 @@ def relearn(engine: Engine, user: str, cases: Mapping[str, Case]) -> Profiles | 
     everybody = _cases(engine) | dict(cases)
     guidance = guidance_of({name: everybody[name] for name in (user, EVERYONE) if name in everybody})
     if case.before is not None and case.pack == pack.id:
-        before = from_bytes([case.before or None], pack.shape, 0.0)
+        before = from_bytes([case.before or None], pack.shape)
         return scoring.relearnt(before, kept_sessions(engine.store, user, len(pack.facets.number)), pack, guidance)
     return _from_history(engine, user, pack, guidance) if engine.keep_history else None
 

@@ -275,7 +275,7 @@ def shown(body: bytes, pack: Pack) -> tuple[Exhibit, Sessions, Profiles]:
     """An exhibit with its (1) session and (1) profile; `pack` is the one that it names."""
     exhibit = msgspec.msgpack.decode(body, type=Exhibit)
     session = open_from_bytes({exhibit.user: exhibit.session}, len(pack.facets.number))
-    return exhibit, session, from_bytes([exhibit.profile], pack.shape, 0.0)
+    return exhibit, session, from_bytes([exhibit.profile], pack.shape)
 
 
 def would_alarm(exhibit: Exhibit, session: Sessions, profile: Profiles, pack: Pack, guidance: Mapping[str, Guidance]) -> bool:

@@ -229,7 +229,7 @@ class Engine:
         if not users:
             return Changes(), None, Part(head=self.state.audit)
         records = self.store.accounts(users)
-        profiles = from_bytes([records.get(u) for u in users], pack.shape, 0.0)
+        profiles = from_bytes([records.get(u) for u in users], pack.shape)
         opened = self.store.open_sessions(users)
         outcome = scoring.step(
             batch,
@@ -324,7 +324,7 @@ def rebuild(
     """
     rules = scoring.Rules(settings.session.gap, settings.session.named_gap, settings.events.lateness)
     index: dict[str, int] = {}
-    profiles, opened, newest = blank(0, pack.shape, 0.0), empty(len(pack.facets.number)), NOTHING_SEEN
+    profiles, opened, newest = blank(0, pack.shape), empty(len(pack.facets.number)), NOTHING_SEEN
     for part in pieces(batches, settings.cycle.batch_events, until is not None):
         if stop():
             break
@@ -401,6 +401,6 @@ def grown(profiles: Profiles, size: int, pack: Pack) -> Profiles:
     """Profiles with room for `size` accounts, doubled when full; the new ones blank."""
     if len(profiles) >= size:
         return profiles
-    bigger = blank(max(size, 2 * len(profiles), 256), pack.shape, 0.0)
+    bigger = blank(max(size, 2 * len(profiles), 256), pack.shape)
     put(bigger, np.arange(len(profiles)), profiles)
     return bigger

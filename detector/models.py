@@ -239,7 +239,7 @@ def in_turn(account: np.ndarray) -> Iterator[np.ndarray]:
 
 def known_of(model: Model, table: Sessions, account: np.ndarray, accounts: int) -> Profiles:
     """Profiles (A) that have learnt the sessions (S) of their accounts (S,)."""
-    profiles = blank(accounts, model.shape, 0.0)
+    profiles = blank(accounts, model.shape)
     for now in in_turn(account):
         some, mine = take(table, now), take_profiles(profiles, account[now])
         embedding, affinity, whole = lesson(model, some)

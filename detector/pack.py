@@ -25,7 +25,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 10
+FORMAT = 11
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Pack:
     fusion: Fusion | None
     scores: tuple[Reference, ...] | None  # (M) of owners' own sessions by maturity, for p-values
     calm: np.ndarray  # (K,) as calibration.calm_shares has it
+    runs: np.ndarray  # (2,) how often owners are strange, as belief.runs has it
     trusted_until: float  # sessions that ended before it are history: learnt without doubt
     trained_until: float  # newest event that training saw
     sessions: int  # how many sessions it was trained on
@@ -60,7 +61,7 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     """Every array of a pack by name."""
     out = {f"population.{f.name}": getattr(pack.population, f.name) for f in fields(Population)}
     out |= {f"encoder.{f.name}": getattr(pack.encoder, f.name) for f in fields(Encoder)}
-    out["calm"] = pack.calm
+    out |= {"calm": pack.calm, "runs": pack.runs}
     if pack.drift is not None:
         out |= {f"drift.{f.name}": getattr(pack.drift, f.name) for f in fields(drift.Reference)}
     if pack.fusion is not None and pack.scores is not None:
@@ -167,7 +168,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
     watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
     usual = drift.Reference(**watched) if watched else None
     kept = ("trusted_until", "trained_until", "sessions", "sessions_per_day", "seed", "report")
-    whole = (facets, population, encoder, fusion, scores, arrays["calm"])
+    whole = (facets, population, encoder, fusion, scores, arrays["calm"], arrays["runs"])
     return Pack(manifest["id"], *whole, drift=usual, **{k: manifest[k] for k in kept})
 
 

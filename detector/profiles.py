@@ -38,8 +38,7 @@ class Profiles:
     long: np.ndarray  # (A, D) float32, decayed sum of session embeddings: the long-term embedding, unnormalised
     history: np.ndarray  # (A,) int64, sessions known
     last: np.ndarray  # (A,) float64, end of the newest session; NEVER
-    doubt: np.ndarray  # (A,) float64, belief: probability that the account is in somebody else's hands
-    unlearnt: np.ndarray  # (A,) int64, sessions in a row that were too doubtful to be learnt
+    doubt: np.ndarray  # (A, 3) float64, belief: probabilities of what is strange (see `belief`)
     due: np.ndarray  # (A,) int64, the history at which the first waiting session is learnt; NOT_DUE where none waits
     waiting: np.ndarray  # (A,) object, bytes: sessions in doubt that wait to be learnt (see `waiting`); empty where none
 
@@ -57,7 +56,7 @@ class Shape:
     width: int  # D
 
 
-def blank(accounts: int, shape: Shape, doubt: float) -> Profiles:
+def blank(accounts: int, shape: Shape) -> Profiles:
     """Profiles of accounts that were never seen."""
     return Profiles(
         key=np.full((accounts, VALUES), PAD),
@@ -72,8 +71,7 @@ def blank(accounts: int, shape: Shape, doubt: float) -> Profiles:
         long=np.zeros((accounts, shape.width), np.float32),
         history=np.zeros(accounts, np.int64),
         last=np.full(accounts, NEVER),
-        doubt=np.full(accounts, doubt),
-        unlearnt=np.zeros(accounts, np.int64),
+        doubt=np.zeros((accounts, 3)),
         due=np.full(accounts, NOT_DUE),
         waiting=np.full(accounts, b"", object),
     )
@@ -221,9 +219,9 @@ VALUE_COLUMNS = ("key", "weight", "facet", "seen")
 HEADER = 3  # bytes
 
 
-def from_bytes(records: list[bytes | None], shape: Shape, doubt: float) -> Profiles:
+def from_bytes(records: list[bytes | None], shape: Shape) -> Profiles:
     """Profiles from their records; None is an account never seen. Raises StoreDamagedError where a record does not fit the pack."""
-    profiles = blank(len(records), shape, doubt)
+    profiles = blank(len(records), shape)
     kind = _rest_of(profiles)
     widths = [getattr(profiles, column).itemsize for column in VALUE_COLUMNS]
     known = [(a, record) for a, record in enumerate(records) if record is not None]

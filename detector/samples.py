@@ -57,7 +57,8 @@ class Lived(Sample):
     """Owners' sessions, as in live running."""
 
     score: np.ndarray  # (S,) nats
-    doubt: np.ndarray  # (S,) after the session
+    llr: np.ndarray  # (S,) as belief takes it up
+    doubt: np.ndarray  # (S,) belief after the session
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,20 @@ def fit_fusion(
     account: np.ndarray,
     cut: int,
     late: tuple[Sessions, np.ndarray],
-    owners: np.ndarray,
+    p: np.ndarray,
     users: np.ndarray,
     warm: Profiles,
     said: Said,
     seed: int,
-) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, np.ndarray, dict[str, Any]]:
-    """Fusion, reference of scores, p-values of the later part of history (of its last sessions), what of those shows in sessions
-    that are not in doubt (K,), and what separates how well.
+) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Fusion, reference of scores, how often owners are strange (2,), p-values of the later part of history (of its last sessions),
+    what of those shows in sessions that are not in doubt (K,), and what separates how well.
 
-    Sessions from `cut` on are judged. References of scores come from `late` (S), lived through with what is in doubt; (S,) bool
-    says which of them are the owners'.
+    Sessions from `cut` on are judged. References of scores come from `late` (S), lived through with what is in doubt; p (S,) as
+    they were judged before says which of them are the owners'.
     """
     rng = np.random.default_rng(seed)
-    nothing = blank(len(users), model.shape, 0.0)
+    nothing = blank(len(users), model.shape)
     judged = np.arange(max(cut, len(table) - ENOUGH_SESSIONS), len(table))
     some, mine = take(table, judged), account[judged]
     starts = (warm, nothing)  # young accounts are seen by forgetting all
@@ -108,7 +109,10 @@ def fit_fusion(
         ~np.isin(model.names, EMBEDDING_CHANNELS),
         seed,
     )
-    lived = [_of(_walk(model, *late, start, fitted=fitted)[0], owners) for start in starts]
+    owners, share = calibration.of_owners(p), calibration.owners_share(p)
+    before = _walk(model, *late, warm, fitted=fitted)[0]
+    runs = belief.runs(before.llr > belief.STRIKING, late[1], share)
+    lived = [_of(_walk(model, *late, start, fitted=fitted, runs=runs)[0], owners) for start in starts]
     everybody = _with_young(lived)
     scores = fusion.references_by_history(everybody.score, everybody.history)
     taken, n = walks[0][1], len(some)
@@ -121,10 +125,11 @@ def fit_fusion(
         "relevance": {name: round(float(r), 2) for name, r in zip(model.names, fitted.relevance, strict=True)},
         "simulated_auc": round(fusion.auc(strangeness[:n], caught), 4),
         "caught_at_1_percent": by_kind,
+        "owners_strange": [round(float(x), 4) for x in runs],
     }
     ps = fusion.p_values(scores, lived[0].score, lived[0].history)
     calm = calibration.calm_shares(ps, lived[0].doubt < belief.DOUBTED)
-    return fitted, scores, ps, calm, report
+    return fitted, scores, runs, ps, calm, report
 
 
 def _walk(
@@ -134,13 +139,15 @@ def _walk(
     profiles: Profiles,
     attacks_rng: np.random.Generator | None = None,
     fitted: fusion.Fusion | None = None,
+    runs: np.ndarray = belief.OWNERS,
 ) -> tuple[Lived, Stolen | None]:
     """Turn sessions into channels and learn them, in their order; beside simulated takeovers where `attacks_rng` is given.
 
-    With a fusion, it goes as in live running: doubt is carried over, and only calm sessions are learnt.
+    With a fusion, it goes as in live running: doubt is carried over, and only calm sessions are learnt. runs (2,): how often owners
+    are strange, as `belief.runs` has it.
     """
     embedding, ground, nats = model.embedding(table), model.ground, np.zeros((len(table), len(model.names)))
-    e, (boosting, heard, llr, carried, after) = np.zeros_like(nats), np.zeros((5, len(table)))
+    e, (boosting, heard, llr, told, carried, after) = np.zeros_like(nats), np.zeros((6, len(table)))
     history = np.zeros(len(table), np.int64)
     taken: list[Stolen] = []
     profiles = take_profiles(profiles, np.arange(len(profiles)))
@@ -157,17 +164,18 @@ def _walk(
         if fitted is not None:
             opinion = fusion.judge(fitted, nats[now], mine.history, some.events)
             e[now], boosting[now], heard[now], llr[now] = opinion.e, opinion.boosting, opinion.heard, opinion.llr
-            carried[now] = belief.carried(mine.doubt)
-            doubt = belief.update(mine.doubt, belief.confident(opinion.llr, mine.history))
-            weight = belief.lesson(doubt, mine.history, mine.unlearnt)
+            told[now] = belief.confident(opinion.llr, mine.history)
+            carried[now] = belief.carried(mine.doubt, told[now], runs)
+            doubt = belief.update(mine.doubt, told[now], runs)
+            weight = belief.lesson(doubt, mine.history)
         new = learn(mine, some, weight, embedding[now], peers.sum(axis=1))
-        after[now] = doubt
-        new = replace(new, doubt=doubt, unlearnt=belief.patience(doubt, mine.unlearnt))
+        after[now] = doubt.sum(axis=1)
+        new = replace(new, doubt=doubt)
         new = waiting.held(new, some, belief.waits(doubt, weight))
         put(profiles, account[now], waiting.taught(new, some.user, len(model.facets.number), partial(lesson, model)))
     said = fusion.Opinion(e, boosting, heard, history, llr)
     score = fusion.strangeness(fitted, said) + carried if fitted is not None else carried
-    return Lived(nats, history, table.events, score, after), _joined(taken) if taken else None
+    return Lived(nats, history, table.events, score, told, after), _joined(taken) if taken else None
 
 
 def _attack(

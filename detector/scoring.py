@@ -267,12 +267,12 @@ def _judge_all(
         last = closes[now] & (said[now] != STRANGER)
         if last.any():
             rows, sure = account[now][last], said[now][last] == OWNER
-            lesson = belief.lesson(opinion.belief, mine.history, mine.unlearnt)
+            lesson = belief.lesson(opinion.doubt, mine.history)
             weight = np.where((table.end < pack.trusted_until) | (said[now] == OWNER), 1.0, lesson)[last]
             kept, ended = (mine, table) if last.all() else (take_profiles(mine, last), take(table, np.flatnonzero(last)))
             new = learn(kept, ended, weight, embedding[now][last], peers[now][last].sum(1))
-            after, unlearnt = opinion.belief[last], belief.patience(opinion.belief[last], mine.unlearnt[last])
-            new = replace(new, doubt=np.where(sure, 0.0, after), unlearnt=np.where(sure, 0, unlearnt))
+            after = opinion.doubt[last]
+            new = replace(new, doubt=np.where(sure[:, None], 0.0, after))
             new = waiting.held(new, ended, belief.waits(after, weight))
             put(profiles, rows, waiting.taught(new, ended.user, len(pack.facets.number), partial(_lesson, pack, guidance)))
             changed[rows] = True
@@ -284,7 +284,7 @@ def _judge_all(
         int(by_rank[i]): take_profiles(before[r], np.array([i - bounds[r]]))
         for i, r in zip(strange.tolist(), which.tolist(), strict=True)
     }
-    beliefs = np.round(weighed.belief, ROUND)
+    beliefs = np.round(weighed.doubt.sum(axis=1), ROUND)
     return _Judged(verdicts_of(tasks, whole, pack), p, beliefs, embedding, against, quiet, profiles, changed)
 
 
@@ -336,13 +336,14 @@ class Weighed:
     heard: np.ndarray  # (S,) of boosting and sum, and
     llr: np.ndarray  # (S,) of the fusion
     carried: np.ndarray  # (S,) nats from earlier sessions
-    belief: np.ndarray  # (S,)
+    doubt: np.ndarray  # (S, 3) probabilities of what is strange, after the session
     history: np.ndarray  # (S,) int64, sessions known before
 
 
 def _nothing_weighed(sessions: int, channels: int) -> Weighed:
-    boosting, heard, llr, carried, doubt = np.zeros((5, sessions))
-    return Weighed(np.zeros((sessions, channels)), boosting, heard, llr, carried, doubt, np.zeros(sessions, np.int64))
+    boosting, heard, llr, carried = np.zeros((4, sessions))
+    doubt, history = np.zeros((sessions, 3)), np.zeros(sessions, np.int64)
+    return Weighed(np.zeros((sessions, channels)), boosting, heard, llr, carried, doubt, history)
 
 
 @dataclass(frozen=True)
@@ -373,10 +374,12 @@ def weigh(
         parts = np.maximum(nats, 0) / (1 + np.maximum(nats, 0)) * (profiles.history > 0)[:, None]
         return replace(_nothing_weighed(*nats.shape), e=parts, history=profiles.history)
     trusted = table.end < pack.trusted_until
-    doubt = np.where(trusted, 0.0, profiles.doubt)
+    doubt = np.where(trusted[:, None], 0.0, profiles.doubt)
     opinion = fusion.judge(pack.fusion, nats, profiles.history, events)
-    after = np.where(trusted, 0.0, belief.update(doubt, belief.confident(opinion.llr, profiles.history)))
-    return Weighed(opinion.e, opinion.boosting, opinion.heard, opinion.llr, belief.carried(doubt), after, profiles.history)
+    told = belief.confident(opinion.llr, profiles.history)
+    after = np.where(trusted[:, None], 0.0, belief.update(doubt, told, pack.runs))
+    carried = belief.carried(doubt, told, pack.runs)
+    return Weighed(opinion.e, opinion.boosting, opinion.heard, opinion.llr, carried, after, profiles.history)
 
 
 def concluded(weighed: Weighed, pack: Pack) -> Opinion:
@@ -384,13 +387,13 @@ def concluded(weighed: Weighed, pack: Pack) -> Opinion:
     if pack.fusion is None or pack.scores is None:
         score = weighed.e.sum(axis=1)
         p = np.maximum(np.exp(-score), UNTRAINED_P)
-        return Opinion(np.c_[by_facet(weighed.e, pack), weighed.carried], score, p, weighed.belief, weighed.history)
+        return Opinion(np.c_[by_facet(weighed.e, pack), weighed.carried], score, p, weighed.doubt.sum(axis=1), weighed.history)
     said = fusion.Opinion(weighed.e, weighed.boosting, weighed.heard, weighed.history, weighed.llr)
     strangeness = fusion.strangeness(pack.fusion, said)
     evidence = np.c_[by_facet(fusion.contributions(weighed.e, strangeness), pack), weighed.carried]
     score = strangeness + weighed.carried
     p = fusion.p_values(pack.scores, score, weighed.history)
-    return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), weighed.belief, weighed.history)
+    return Opinion(evidence, score, np.clip(p, 1e-12, 1.0), weighed.doubt.sum(axis=1), weighed.history)
 
 
 def by_facet(parts: np.ndarray, pack: Pack) -> np.ndarray:

@@ -169,15 +169,15 @@ def train(
     beyond = trusted_until is not None and float(table.end.max()) >= trusted_until
     cut = int((EARLIER_AGAIN if beyond else EARLIER) * len(table))
     at = np.arange(max(cut, len(table) - models.ENOUGH_SESSIONS), len(table))
-    late, owners = (take(table, at), account[at]), calibration.of_owners(p[at])
+    late = take(table, at), account[at]
     taught = np.flatnonzero(doubt < belief.DOUBTED)
     table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
     first, warm = models.first(found, table, account, cut, len(users), seed)
-    judged, scores, ps, calm, report = samples.fit_fusion(first, table, account, cut, late, owners, users, warm, said, seed)
+    judged, scores, runs, ps, calm, report = samples.fit_fusion(first, table, account, cut, late, p[at], users, warm, said, seed)
     (final,) = models.fit_models(found, table, account, len(users), seed, first)
     fitted = {name: getattr(first.population, name) for name in models.PREDICTIVE}
     population = replace(final.population, **fitted)
-    usually = take(late[0], np.flatnonzero(owners))
+    usually = take(late[0], np.flatnonzero(calibration.of_owners(p[at])))
     seen = encoder.encode(final.model, usually, encoder.measures(usually, population.centre, population.spread))
     usual = drift.reference(take(table, np.arange(cut)), usually, seen, ps, first.population.vocabulary, len(found.text))
     report |= {
@@ -196,6 +196,7 @@ def train(
         fusion=judged,
         scores=scores,
         calm=calm,
+        runs=runs,
         trusted_until=newest if trusted_until is None else trusted_until,
         trained_until=newest,
         sessions=len(table),
@@ -249,6 +250,7 @@ def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
         None,
         None,
         calibration.BODY,
+        belief.OWNERS,
         -np.inf,
         -np.inf,
         0,

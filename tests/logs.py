@@ -82,3 +82,31 @@ def payments(accounts: int = 80, days: int = 80, seed: int = 0) -> tuple[list[di
             shop = f"s{what}-{rng.integers(30)}"
             rows.append({**user, "time": round(START + when * DAY, 3), "action": f"k{what}", "shop": shop, "amount": paid})
     return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen
+
+
+def movers(accounts: int = 60, days: int = 90, seed: int = 0) -> tuple[list[dict[str, object]], set[tuple[str, float]]]:
+    """Work of people of whom every third changes for good some day, and user and time of thieves' events, in the last third.
+
+    Who changes has another device, place and half of other work from then on. Thieves are there once, for one or two sessions.
+    """
+    rows: list[dict[str, object]] = []
+    stolen: set[tuple[str, float]] = set()
+    for a in range(accounts):
+        rng = np.random.default_rng([seed, a])
+        hour, usual = rng.uniform(8, 16), (f"d{a}", f"p{a % 20}", rng.dirichlet(np.full(30, 0.2)))
+        other = (f"e{a}", f"p{(a + 7) % 20}", (usual[2] + rng.dirichlet(np.full(30, 0.2))) / 2)
+        turn = float(rng.integers(10, days)) if a % 3 == 0 else np.inf
+        made = [
+            (day + rng.normal(hour, 2) / 24, usual if day < turn else other) for day in range(days) for _ in range(rng.poisson(1))
+        ]
+        if a % 4 == 1:
+            day = int(rng.integers(days * 2 // 3, days - 1))
+            thief = (f"t{a}", f"p{rng.integers(20)}", rng.dirichlet(np.full(30, 0.2)))
+            thefts = [(day + k + rng.uniform(0, 1), thief) for k in range(int(rng.integers(1, 3)))]
+            stolen |= {(f"u{a:02d}", round(START + when * DAY, 3)) for when, _ in thefts}
+            made += thefts
+        for when, (device, place, work) in made:
+            for k, what in enumerate(rng.choice(30, rng.integers(3, 9), p=work).tolist()):
+                row = {"user": f"u{a:02d}", "time": round(START + when * DAY + 40.0 * k, 3), "device": device, "place": place}
+                rows.append({**row, "action": f"a{what}"})
+    return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen

@@ -62,7 +62,7 @@ def lift_of(table: Sessions, known: profiles.Profiles, population: evidence.Popu
 
 def learnt(table: Sessions, trained: Pack, times: int = 1) -> profiles.Profiles:
     """One profile per session of the table, each having learnt it `times` times."""
-    known = profiles.blank(len(table), trained.shape, 0.0)
+    known = profiles.blank(len(table), trained.shape)
     measured = encoder.measures(table, trained.population.centre, trained.population.spread)
     embedding = encoder.encode(trained.encoder, table, measured)
     peers = evidence.peer_log_likelihood(table, trained.population, trained.shape.facets)
@@ -81,14 +81,14 @@ def channels_of(table: Sessions, known: profiles.Profiles, trained: Pack) -> np.
 
 def test_a_profile_goes_to_bytes_and_back_bit_for_bit(trained: Pack, history: Sessions) -> None:
     known = learnt(take(history, np.arange(9)), trained, 3)
-    back = profiles.from_bytes(list(profiles.to_bytes(known)), trained.shape, 0.0)
+    back = profiles.from_bytes(list(profiles.to_bytes(known)), trained.shape)
     assert all(np.array_equal(getattr(known, f.name), getattr(back, f.name)) for f in fields(known))
 
 
 def test_a_profile_of_another_shape_is_refused(trained: Pack, history: Sessions) -> None:
     record = profiles.to_bytes(learnt(take(history, np.arange(1)), trained))[0]
     with pytest.raises(StoreDamagedError, match="train a new pack"):
-        profiles.from_bytes([record[:-8]], trained.shape, 0.0)
+        profiles.from_bytes([record[:-8]], trained.shape)
 
 
 def test_a_session_of_weight_zero_teaches_nothing_but_that_it_was(trained: Pack, history: Sessions) -> None:
@@ -112,7 +112,7 @@ def test_a_full_memory_forgets_the_lightest_values(trained: Pack) -> None:
 
 def test_an_unknown_account_has_no_evidence(trained: Pack, history: Sessions) -> None:
     table = take(history, np.arange(5))
-    assert not channels_of(table, profiles.blank(5, trained.shape, 0.0), trained).any()
+    assert not channels_of(table, profiles.blank(5, trained.shape), trained).any()
 
 
 def test_an_owner_is_more_like_the_profile_than_a_stranger_on_every_kind_of_channel(trained: Pack, history: Sessions) -> None:
@@ -575,7 +575,7 @@ def test_a_value_suits_an_account_whose_embedding_is_like_it_and_nothing_is_said
     assert np.array_equal(np.concatenate(alone), own[: sum(map(len, alone))])
     unseen = replace(table, key=table.key ^ np.uint32(0x5A5A))
     for some, whose, population in (
-        (table, profiles.blank(len(table), trained.shape, 0.0), suited),
+        (table, profiles.blank(len(table), trained.shape), suited),
         (table, known, replace(suited, alike=np.zeros(facets))),
         (unseen, known, suited),
     ):
@@ -600,20 +600,75 @@ def test_contributions_sum_to_the_strangeness() -> None:
     assert (parts >= 0).all()
 
 
-@given(st.floats(0, 1), st.floats(-5, 6), st.floats(0, 3))
-def test_belief_is_a_probability_and_rises_with_evidence(doubt: float, llr: float, more: float) -> None:
-    low, high = belief.update(np.array([doubt, doubt]), np.array([llr, llr + more]))
-    assert 0 <= low <= high <= 1
+@given(st.lists(st.floats(0, 1 / 3), min_size=3, max_size=3), st.floats(-5, 6), st.floats(0, 3))
+def test_belief_is_a_probability_and_rises_with_evidence(doubt: list[float], llr: float, more: float) -> None:
+    low, high = belief.update(np.array([doubt, doubt]), np.array([llr, llr + more]), belief.OWNERS)
+    assert (low >= 0).all()
+    assert low.sum() <= high.sum() <= 1 + 1e-9
+
+
+def lived(llr: list[float], owners: np.ndarray = belief.OWNERS) -> tuple[list[np.ndarray], list[float]]:
+    """Belief after each of an account's sessions, and what the earlier ones add to the score of each."""
+    doubt, after, added = np.zeros((1, 3)), [], []
+    for x in llr:
+        added.append(float(belief.carried(doubt, np.array([x]), owners)[0]))
+        doubt = belief.update(doubt, np.array([x]), owners)
+        after.append(doubt[0])
+    return after, added
 
 
 def test_belief_adds_up_over_sessions_and_fades_without_evidence() -> None:
-    doubt = np.zeros(1)
-    rising = [float((doubt := belief.update(doubt, np.array([2.0])))[0]) for _ in range(4)]
-    fading = [float((doubt := belief.update(doubt, np.array([-2.0])))[0]) for _ in range(6)]
+    after, _ = lived([2.0] * 4 + [-2.0] * 6)
+    rising, fading = ([float(x.sum()) for x in part] for part in (after[:4], after[4:]))
     assert rising == sorted(rising)
-    assert rising[-1] > 0.9
+    assert rising[-1] > 0.8
     assert fading == sorted(fading, reverse=True)
     assert fading[-1] < 0.05
+
+
+def test_earlier_sessions_speak_against_a_tame_one_more_than_against_one_that_speaks_for_itself() -> None:
+    assert lived([-3.0, 0.0, 6.0])[1][0] == 0
+    tame, striking = (lived([5.0, x])[1][1] for x in (0.0, 6.0))
+    assert 3 < tame < 4
+    assert 0 < striking < 1
+
+
+def test_what_is_strange_for_long_is_rather_the_owners_and_sooner_where_owners_are_strange_for_long() -> None:
+    after, added = lived([5.0] * 40)
+    often, sooner = lived([5.0] * 40, np.array([0.002, 0.02]))
+    assert added[1] > 0 > added[12] > added[30]
+    assert all(a > b for a, b in zip(added[1:], sooner[1:], strict=True))
+    known = np.full(1, 100)
+    taught = [int(belief.lesson(x[None], known)[0]) for x in after]
+    assert taught == sorted(taught)
+    assert 20 < taught.index(1) < 30
+    assert [int(belief.lesson(x[None], known)[0]) for x in often].index(1) < 20
+
+
+def test_how_often_and_how_long_owners_are_strange_is_read_off_their_runs() -> None:
+    rng = np.random.default_rng(0)
+    strange, account = [], []
+    for a in range(300):
+        line: list[bool] = []
+        while len(line) < 200:
+            line += [False] * int(rng.geometric(0.012))
+            line += [True] * int(rng.geometric(0.03 if rng.random() < 0.25 else 0.5))
+        strange += line[:200]
+        account += [a] * 200
+    order = np.argsort(np.arange(300 * 200) % 200, kind="stable")  # accounts in turn, each in its order
+    short, long = belief.runs(np.array(strange)[order], np.array(account)[order], np.ones(len(order))) - belief.OWNERS
+    assert short == pytest.approx(0.009, rel=0.2)
+    assert long == pytest.approx(0.003, rel=0.2)
+
+
+def test_runs_that_are_hardly_the_owners_do_not_count_and_without_any_all_is_as_if_unseen() -> None:
+    strange = np.array([False, True, True, False, True, False])
+    account = np.zeros(6, np.int64)
+    whole, less = (belief.runs(strange, account, np.where(strange, x, 1.0)) - belief.OWNERS for x in (1.0, 0.1))
+    assert less == pytest.approx(0.1 * whole)
+    assert whole.sum() == pytest.approx(2 / 3)
+    assert np.array_equal(belief.runs(np.zeros(6, bool), account, np.ones(6)), belief.OWNERS)
+    assert np.array_equal(belief.runs(np.zeros(0, bool), account[:0], np.ones(0)), belief.OWNERS)
 
 
 def test_in_a_mixture_what_follows_what_is_nobodys_habit(paged: tuple[Pack, Sessions]) -> None:

@@ -117,7 +117,7 @@ def test_identifiers_depend_on_the_channel_its_side_and_what_is_known() -> None:
     for_owner = [
         "usual_card_no_",
         "moderate_amount",
-        "calm_earlier_sessions",
+        "strange_for_long",
         "usual_device",
         "sessions_like_remembered",
         "known_device",

@@ -37,7 +37,7 @@ def run(
     """All of a log in batches of `size`, every session closed at the end."""
     watch = Watch()
     users = sorted(set(batch.user)) if users is None else users
-    profiles, opened, newest = blank(len(users), pack.shape, 0.0), empty(len(pack.facets.number)), -1e18
+    profiles, opened, newest = blank(len(users), pack.shape), empty(len(pack.facets.number)), -1e18
     verdicts: list[Verdict] = []
     alarming: list[Alarming] = []
     for low in range(0, len(batch), size):
@@ -179,7 +179,7 @@ def test_a_step_without_events_closes_what_is_due(log: Batch, trained: Pack) -> 
         piece,
         clock,
         users,
-        blank(len(users), trained.shape, 0.0),
+        blank(len(users), trained.shape),
         empty(len(trained.facets.number)),
         trained,
         RULES,

@@ -52,7 +52,7 @@ def stepped(batch: Batch, opened: Sessions, pack: Pack, end: float) -> scoring.O
     settings = Settings()
     rules = scoring.Rules(settings.session.gap, settings.session.named_gap, settings.events.lateness)
     clock = scoring.admit(batch.time, NOTHING_SEEN, rules.lateness)[1]
-    profile, budget = blank(1, pack.shape, 0.0), scoring.Budget(1.0, lambda _: 0.0)
+    profile, budget = blank(1, pack.shape), scoring.Budget(1.0, lambda _: 0.0)
     return scoring.step(batch, clock, [USER], profile, opened, pack, rules, end, Watch(), budget, looks=False)
 
 
