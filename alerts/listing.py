@@ -105,7 +105,7 @@ def show(alert: Mapping[str, Any]) -> RenderableType:
                 f"{when(verdict['start'])} to {when(verdict['end'])} UTC, {plural(verdict['events'], 'event')}" + still_open(alert)
             ),
         ),
-        ("sure", Text(f"{sure(verdict['belief'])} that the account is in somebody else's hands")),
+        ("sure", Text(f"{sure(verdict['belief'])} that the account is not as usual")),
         ("", Text(f"one in {one_in(verdict['p'])} of owners' sessions looks at least this strange")),
         ("known", Text(f"{plural(verdict['history'], 'earlier session')}, {verdict['maturity']} account")),
         ("pack", safe(verdict["pack"], ACCOUNT_LIMIT)),

@@ -41,6 +41,11 @@ def possible(looks: Facets) -> np.ndarray:
     return np.array([name != "inflate" or bool(looks.measured) for name in NAMES])
 
 
+def weights(kind: np.ndarray) -> np.ndarray:
+    """(S,) how common takeovers of these kinds (S,) are taken to be, indices into NAMES."""
+    return np.array([PRIOR[name] for name in NAMES])[kind]
+
+
 @dataclass(frozen=True)
 class Ground:
     """What of a history simulated thieves go by."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from detector import drift, outliers
+from detector.belief import Owners
 from detector.encoder import WIDTH, Encoder
 from detector.errors import PackError
 from detector.evidence import Population, channel_names
@@ -39,7 +40,7 @@ class Pack:
     fusion: Fusion | None
     scores: tuple[Reference, ...] | None  # (M) of owners' own sessions by maturity, for p-values
     calm: np.ndarray  # (K,) as calibration.calm_shares has it
-    runs: np.ndarray  # (2,) how often owners are strange, as belief.runs has it
+    owners: Owners  # how they are strange
     trusted_until: float  # sessions that ended before it are history: learnt without doubt
     trained_until: float  # newest event that training saw
     sessions: int  # how many sessions it was trained on
@@ -61,7 +62,7 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     """Every array of a pack by name."""
     out = {f"population.{f.name}": getattr(pack.population, f.name) for f in fields(Population)}
     out |= {f"encoder.{f.name}": getattr(pack.encoder, f.name) for f in fields(Encoder)}
-    out |= {"calm": pack.calm, "runs": pack.runs}
+    out |= {"calm": pack.calm, "owners.runs": pack.owners.runs, "owners.degree": pack.owners.degree}
     if pack.drift is not None:
         out |= {f"drift.{f.name}": getattr(pack.drift, f.name) for f in fields(drift.Reference)}
     if pack.fusion is not None and pack.scores is not None:
@@ -168,7 +169,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
     watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
     usual = drift.Reference(**watched) if watched else None
     kept = ("trusted_until", "trained_until", "sessions", "sessions_per_day", "seed", "report")
-    whole = (facets, population, encoder, fusion, scores, arrays["calm"], arrays["runs"])
+    whole = (facets, population, encoder, fusion, scores, arrays["calm"], Owners(arrays["owners.runs"], arrays["owners.degree"]))
     return Pack(manifest["id"], *whole, drift=usual, **{k: manifest[k] for k in kept})
 
 

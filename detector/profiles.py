@@ -39,6 +39,7 @@ class Profiles:
     history: np.ndarray  # (A,) int64, sessions known
     last: np.ndarray  # (A,) float64, end of the newest session; NEVER
     doubt: np.ndarray  # (A, 3) float64, belief: probabilities of what is strange (see `belief`)
+    unlearnt: np.ndarray  # (A,) int64, sessions in a row that were too doubtful to be learnt
     due: np.ndarray  # (A,) int64, the history at which the first waiting session is learnt; NOT_DUE where none waits
     waiting: np.ndarray  # (A,) object, bytes: sessions in doubt that wait to be learnt (see `waiting`); empty where none
 
@@ -72,6 +73,7 @@ def blank(accounts: int, shape: Shape) -> Profiles:
         history=np.zeros(accounts, np.int64),
         last=np.full(accounts, NEVER),
         doubt=np.zeros((accounts, 3)),
+        unlearnt=np.zeros(accounts, np.int64),
         due=np.full(accounts, NOT_DUE),
         waiting=np.full(accounts, b"", object),
     )

@@ -72,7 +72,7 @@ class Verdict:
     events: int
     score: float  # log-odds that somebody else made it, belief included; higher = less like the owner
     p: float  # share of owners' sessions that look at least this strange, in (0, 1]
-    belief: float  # probability that the account is in somebody else's hands now
+    belief: float  # probability that the account is not as usual now: in a thief's hands, or its owner's ways are strange
     history: int  # sessions of the account known before this one
     maturity: str  # "new", "young" or "mature"
     evidence: Mapping[str, float]  # channel -> nats

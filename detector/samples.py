@@ -17,7 +17,8 @@ import numpy as np
 
 from detector import attacks, belief, calibration, fusion, waiting
 from detector.errors import TrainingError
-from detector.evidence import EMBEDDING_CHANNELS, channels
+from detector.evidence import DERIVED, EMBEDDING_CHANNELS, channels, side_of
+from detector.facets import PARENT
 from detector.models import ENOUGH_SESSIONS, Model, in_turn, lesson
 from detector.profiles import Profiles, blank, learn, put
 from detector.profiles import take as take_profiles
@@ -57,7 +58,7 @@ class Lived(Sample):
     """Owners' sessions, as in live running."""
 
     score: np.ndarray  # (S,) nats
-    llr: np.ndarray  # (S,) as belief takes it up
+    llr: np.ndarray  # (S,)
     doubt: np.ndarray  # (S,) belief after the session
 
 
@@ -83,8 +84,8 @@ def fit_fusion(
     warm: Profiles,
     said: Said,
     seed: int,
-) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-    """Fusion, reference of scores, how often owners are strange (2,), p-values of the later part of history (of its last sessions),
+) -> tuple[fusion.Fusion, tuple[fusion.Reference, ...], belief.Owners, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Fusion, reference of scores, how owners are strange, p-values of the later part of history (of its last sessions),
     what of those shows in sessions that are not in doubt (K,), and what separates how well.
 
     Sessions from `cut` on are judged. References of scores come from `late` (S), lived through with what is in doubt; p (S,) as
@@ -101,35 +102,40 @@ def fit_fusion(
     thieves, worth = _labelled(model, said, False, users, warm)
     dismissed, times = _labelled(model, said, True, users, warm)
     again = np.repeat(np.arange(len(times)), (HARD * times).astype(int))  # an owner's session that alarmed is worth more than most
-    fitted, strangeness = fusion.fit(
+    made = _taken(bad, thieves, worth)
+    fitted, heldout = fusion.fit(
         np.concatenate([own.channels, dismissed.channels[again]]),
         np.concatenate([own.history, dismissed.history[again]]),
         np.concatenate([own.events, dismissed.events[again]]),
-        _taken(bad, thieves, worth),
+        made,
         ~np.isin(model.names, EMBEDDING_CHANNELS),
+        np.array(
+            [side_of(n).removesuffix(PARENT) not in (*DERIVED, *EMBEDDING_CHANNELS, *model.facets.fixed) for n in model.names]
+        ),
         seed,
     )
-    owners, share = calibration.of_owners(p), calibration.owners_share(p)
-    before = _walk(model, *late, warm, fitted=fitted)[0]
-    runs = belief.runs(before.llr > belief.STRIKING, late[1], share)
-    lived = [_of(_walk(model, *late, start, fitted=fitted, runs=runs)[0], owners) for start in starts]
-    everybody = _with_young(lived)
-    scores = fusion.references_by_history(everybody.score, everybody.history)
     taken, n = walks[0][1], len(some)
     if taken is None:
         raise TrainingError("no later part of history to judge")
-    caught = fusion.strangeness(fitted, fusion.judge(fitted, taken.channels, taken.history, taken.events))
-    limit = float(np.quantile(strangeness[:n], 0.99))
+    opinion = fusion.judge(fitted, taken.channels, taken.history, taken.events)
+    strange = _walk(model, *late, warm, fitted=fitted)[0].llr > belief.STRIKING[0]
+    runs = belief.runs_of(strange, late[1], calibration.owners_share(p))
+    owners = belief.Owners(runs, belief.degree_of(heldout.owners[:n], heldout.taken, made.weight))
+    lived = [_of(_walk(model, *late, start, fitted=fitted, owners=owners)[0], calibration.of_owners(p)) for start in starts]
+    everybody = _with_young(lived)
+    scores = fusion.references_by_history(everybody.score, everybody.history)
+    caught = fusion.strangeness(fitted, opinion)
+    limit = float(np.quantile(heldout.strangeness[:n], 0.99))
     by_kind = {attacks.NAMES[k]: round(float((caught[taken.kind == k] > limit).mean()), 3) for k in np.unique(taken.kind)}
     report = {
         "relevance": {name: round(float(r), 2) for name, r in zip(model.names, fitted.relevance, strict=True)},
-        "simulated_auc": round(fusion.auc(strangeness[:n], caught), 4),
+        "simulated_auc": round(fusion.auc(heldout.strangeness[:n], caught), 4),
         "caught_at_1_percent": by_kind,
-        "owners_strange": [round(float(x), 4) for x in runs],
+        "owners_strange": [round(float(x), 4) for x in (*owners.runs, *owners.degree)],
     }
     ps = fusion.p_values(scores, lived[0].score, lived[0].history)
     calm = calibration.calm_shares(ps, lived[0].doubt < belief.DOUBTED)
-    return fitted, scores, runs, ps, calm, report
+    return fitted, scores, owners, ps, calm, report
 
 
 def _walk(
@@ -139,15 +145,14 @@ def _walk(
     profiles: Profiles,
     attacks_rng: np.random.Generator | None = None,
     fitted: fusion.Fusion | None = None,
-    runs: np.ndarray = belief.OWNERS,
+    owners: belief.Owners = belief.UNKNOWN,
 ) -> tuple[Lived, Stolen | None]:
     """Turn sessions into channels and learn them, in their order; beside simulated takeovers where `attacks_rng` is given.
 
-    With a fusion, it goes as in live running: doubt is carried over, and only calm sessions are learnt. runs (2,): how often owners
-    are strange, as `belief.runs` has it.
+    With a fusion, it goes as in live running: doubt is carried over, and only calm sessions are learnt.
     """
     embedding, ground, nats = model.embedding(table), model.ground, np.zeros((len(table), len(model.names)))
-    e, (boosting, heard, llr, told, carried, after) = np.zeros_like(nats), np.zeros((6, len(table)))
+    e, (boosting, heard, llr, carried, after) = np.zeros_like(nats), np.zeros((5, len(table)))
     history = np.zeros(len(table), np.int64)
     taken: list[Stolen] = []
     profiles = take_profiles(profiles, np.arange(len(profiles)))
@@ -158,24 +163,23 @@ def _walk(
         history[now] = mine.history
         if attacks_rng is not None:
             again = np.tile(np.arange(len(now)), max(ATTACKS_PER_SESSION, -(-ENOUGH_ATTACKS // len(table))))
-            owners = take_profiles(mine, again), take(some, again)
-            taken.append(_attack(model, ground, table, account, now[again], *owners, attacks_rng))
+            victims = take_profiles(mine, again), take(some, again)
+            taken.append(_attack(model, ground, table, account, now[again], *victims, attacks_rng))
         weight, doubt = np.ones(len(now)), mine.doubt
         if fitted is not None:
             opinion = fusion.judge(fitted, nats[now], mine.history, some.events)
             e[now], boosting[now], heard[now], llr[now] = opinion.e, opinion.boosting, opinion.heard, opinion.llr
-            told[now] = belief.confident(opinion.llr, mine.history)
-            carried[now] = belief.carried(mine.doubt, told[now], runs)
-            doubt = belief.update(mine.doubt, told[now], runs)
-            weight = belief.lesson(doubt, mine.history)
+            carried[now] = belief.carried(mine.doubt, opinion.llr, mine.history, owners)
+            doubt = belief.update(mine.doubt, opinion.llr, mine.history, owners)
+            weight = belief.lesson(doubt, mine.history, mine.unlearnt)
         new = learn(mine, some, weight, embedding[now], peers.sum(axis=1))
         after[now] = doubt.sum(axis=1)
-        new = replace(new, doubt=doubt)
+        new = replace(new, doubt=doubt, unlearnt=belief.patience(doubt, mine.unlearnt))
         new = waiting.held(new, some, belief.waits(doubt, weight))
         put(profiles, account[now], waiting.taught(new, some.user, len(model.facets.number), partial(lesson, model)))
     said = fusion.Opinion(e, boosting, heard, history, llr)
     score = fusion.strangeness(fitted, said) + carried if fitted is not None else carried
-    return Lived(nats, history, table.events, score, told, after), _joined(taken) if taken else None
+    return Lived(nats, history, table.events, score, llr, after), _joined(taken) if taken else None
 
 
 def _attack(
@@ -204,12 +208,11 @@ def _taken(simulated: Stolen, told: Sample, worth: np.ndarray) -> fusion.Taken:
     """
     asked = np.where(simulated.kind == attacks.INFLATE, len(attacks.NAMES) + simulated.number, simulated.kind)
     asked = np.where(simulated.kind == attacks.STRANGER, -1, asked)
-    prior = np.array([attacks.PRIOR[name] for name in attacks.NAMES])
     return fusion.Taken(
         channels=np.concatenate([simulated.channels, told.channels]),
         history=np.concatenate([simulated.history, told.history]),
         events=np.concatenate([simulated.events, told.events]),
-        weight=np.concatenate([prior[simulated.kind], TRUE * worth]),
+        weight=np.concatenate([attacks.weights(simulated.kind), TRUE * worth]),
         kind=np.concatenate([asked, np.full(len(worth), attacks.SWAP)]),
     )
 

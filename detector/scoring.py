@@ -267,12 +267,12 @@ def _judge_all(
         last = closes[now] & (said[now] != STRANGER)
         if last.any():
             rows, sure = account[now][last], said[now][last] == OWNER
-            lesson = belief.lesson(opinion.doubt, mine.history)
+            lesson = belief.lesson(opinion.doubt, mine.history, mine.unlearnt)
             weight = np.where((table.end < pack.trusted_until) | (said[now] == OWNER), 1.0, lesson)[last]
             kept, ended = (mine, table) if last.all() else (take_profiles(mine, last), take(table, np.flatnonzero(last)))
             new = learn(kept, ended, weight, embedding[now][last], peers[now][last].sum(1))
-            after = opinion.doubt[last]
-            new = replace(new, doubt=np.where(sure[:, None], 0.0, after))
+            after, unlearnt = opinion.doubt[last], belief.patience(opinion.doubt[last], mine.unlearnt[last])
+            new = replace(new, doubt=np.where(sure[:, None], 0.0, after), unlearnt=np.where(sure, 0, unlearnt))
             new = waiting.held(new, ended, belief.waits(after, weight))
             put(profiles, rows, waiting.taught(new, ended.user, len(pack.facets.number), partial(_lesson, pack, guidance)))
             changed[rows] = True
@@ -376,9 +376,8 @@ def weigh(
     trusted = table.end < pack.trusted_until
     doubt = np.where(trusted[:, None], 0.0, profiles.doubt)
     opinion = fusion.judge(pack.fusion, nats, profiles.history, events)
-    told = belief.confident(opinion.llr, profiles.history)
-    after = np.where(trusted[:, None], 0.0, belief.update(doubt, told, pack.runs))
-    carried = belief.carried(doubt, told, pack.runs)
+    after = np.where(trusted[:, None], 0.0, belief.update(doubt, opinion.llr, profiles.history, pack.owners))
+    carried = belief.carried(doubt, opinion.llr, profiles.history, pack.owners)
     return Weighed(opinion.e, opinion.boosting, opinion.heard, opinion.llr, carried, after, profiles.history)
 
 

@@ -173,7 +173,7 @@ def train(
     taught = np.flatnonzero(doubt < belief.DOUBTED)
     table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
     first, warm = models.first(found, table, account, cut, len(users), seed)
-    judged, scores, runs, ps, calm, report = samples.fit_fusion(first, table, account, cut, late, p[at], users, warm, said, seed)
+    judged, scores, owners, ps, calm, report = samples.fit_fusion(first, table, account, cut, late, p[at], users, warm, said, seed)
     (final,) = models.fit_models(found, table, account, len(users), seed, first)
     fitted = {name: getattr(first.population, name) for name in models.PREDICTIVE}
     population = replace(final.population, **fitted)
@@ -196,7 +196,7 @@ def train(
         fusion=judged,
         scores=scores,
         calm=calm,
-        runs=runs,
+        owners=owners,
         trusted_until=newest if trusted_until is None else trusted_until,
         trained_until=newest,
         sessions=len(table),
@@ -250,7 +250,7 @@ def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
         None,
         None,
         calibration.BODY,
-        belief.OWNERS,
+        belief.UNKNOWN,
         -np.inf,
         -np.inf,
         0,
@@ -289,11 +289,13 @@ def report_lines(report: Mapping[str, Any]) -> Sequence[str]:
         "fixed": "never change and so say who an account is",
         "telling": "give nearly every stranger away",
     }
+    short, long, *_ = report["owners_strange"]
     kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in report["caught_at_1_percent"].items())
     size = f"{report['events']:,} events of {report['accounts']:,} accounts over {report['days']:g} days"
     return (
         f"learnt from {size}: {report['sessions']:,} sessions of {report['learnt_accounts']:,} accounts",
         f"facets: {', '.join(report['text'])}; numbers: {', '.join(report['number']) or 'none'}",
         *(f"{words}: {', '.join(report[name])}" for name, words in named.items() if report[name]),
+        f"owners are strange, too: {short:.1%} of sessions begin a short run, {long:.1%} a long one",
         f"simulated takeovers on held-back time: AUC {report['simulated_auc']:.3f}; caught at 1 % false alarms: {kinds}",
     )

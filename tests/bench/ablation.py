@@ -55,12 +55,12 @@ def nothing_waits(doubt: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.zeros(len(doubt), bool)
 
 
-def owners_never(strange: np.ndarray, account: np.ndarray, share: np.ndarray) -> np.ndarray:
+def owners_never(*_: np.ndarray) -> np.ndarray:
     """What is strange is a thief's."""
     return np.full(2, 1e-9)
 
 
-def everything_taught(doubt: np.ndarray, history: np.ndarray) -> np.ndarray:
+def everything_taught(doubt: np.ndarray, history: np.ndarray, unlearnt: np.ndarray) -> np.ndarray:
     """A lesson without a gate."""
     return np.ones(len(doubt))
 
@@ -92,7 +92,7 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "nothing suits an embedding": lambda: [mock.patch.object(models, "LEAST_ALIKE", 1.0)],
     "nothing learnt late": lambda: [mock.patch.object(belief, "waits", nothing_waits)],
     "belief not carried over": lambda: [mock.patch.object(belief, "CARRY", 0.0)],
-    "owners are never strange for long": lambda: [mock.patch.object(belief, "runs", owners_never)],
+    "owners are never strange for long": lambda: [mock.patch.object(belief, "runs_of", owners_never)],
     "learns whatever comes": lambda: [mock.patch.object(belief, "lesson", everything_taught)],
     "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.KINDS, 1.0))],
     "relevant is what catches all kinds together": lambda: [mock.patch.object(fusion, "relevance_of", of_all_kinds)],
