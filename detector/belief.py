@@ -26,6 +26,7 @@ STRIKING = (2.0, 5.0)  # nats for somebody else: a session is strange, very stra
 FEW = 5.0  # strange sessions of owners that the degree of thieves' is worth beside them
 ROUNDS = 100  # of the fit of owners' runs; more change nothing
 NEW = 5  # sessions known
+NEVER_SURE = 1e-9  # that an account is strange, however long it has been
 CARRY = 0.75  # of all of it email and browsing lost up to .004 of AUC, of half of it commands half a point of cost
 DOUBTED, CERTAIN = 0.5, 0.95  # belief from which a session is likely strange; all but certainly
 # belief; with .1 a takeover whose first session looked tame was learnt, and learning by 1 - belief cost 3 points on commands
@@ -88,7 +89,7 @@ def _entries(owners: Owners) -> np.ndarray:
 
 def prior(doubt: np.ndarray, owners: Owners) -> np.ndarray:
     """(S, 3) probabilities before a session; doubt (S, 3): those after the last one."""
-    return STAY * doubt + (1 - doubt.sum(axis=1, keepdims=True)) * _entries(owners)
+    return STAY * doubt + np.maximum(1 - doubt.sum(axis=1, keepdims=True), NEVER_SURE) * _entries(owners)
 
 
 def update(doubt: np.ndarray, llr: np.ndarray, history: np.ndarray, owners: Owners) -> np.ndarray:
