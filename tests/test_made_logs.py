@@ -44,7 +44,7 @@ def test_thieves_of_cards_are_found_though_home_and_age_go_with_the_card() -> No
 def test_owners_who_change_for_good_do_not_hide_thieves_of_few_sessions() -> None:
     rows, stolen = movers()
     pack, own, theirs = judged(batch_of(rows), stolen, START + 60 * DAY)
-    # .990 and .60; before owners were thought to be strange for long: .981 and .24
+    # .989 and .60; before owners were thought to be strange for long: .981 and .24
     assert fusion.auc(own, theirs) > 0.984
     assert (theirs > own[int(0.01 * len(own))]).mean() > 0.45
     assert pack.owners.runs[1] > 4 * belief.UNKNOWN.runs[1]  # the history has shown it
