@@ -7,7 +7,7 @@ what earlier sessions add to the odds of a thief. A session that follows strange
 where owners are strange for long, that speaks for the owner.
 
 Calm sessions teach at once, and what has been strange for so long that it is hardly a thief's. Other sessions in doubt wait (see
-`waiting`) and teach late; of those that are all but certainly no owner's only people can say that they are the owner's.
+`waiting`) and teach late; of those that are all but certainly not as usual only people can say that they are the owner's.
 
 Axes: S sessions, 3 ways of being strange: a thief, an owner for a moment, an owner for long.
 """
