@@ -4,7 +4,7 @@
    exponential tail with a ceiling, so that one wild channel does not outshout the rest.
 2. boosting: gradient boosting, monotone in every e, trained on simulated takeovers; history and length of the session are context.
 3. outlier model: PyOD's isolation forest on the e of the relevant channels, which needs no idea of how channels go together.
-4. sum: the e of all channels, weighted by relevance: the plainest opinion.
+4. sum: the e of all channels, weighted by relevance, which those that say the same of owners share: the plainest opinion.
 
 A channel is relevant as far as it alone catches some kind of simulated takeovers at few false alarms, beside the channel that
 catches most of that kind: what all kinds together are caught by would silence what alone catches some.
@@ -108,7 +108,7 @@ class Fusion:
     boosting_reference: Reference
     forest_reference: Reference
     sum_reference: Reference
-    relevance: np.ndarray  # (C,) in [0, 1]: weights of the sum
+    weight: np.ndarray  # (C,) in [0, 1]: of the channels in the sum
     shown: np.ndarray  # (C,) bool: what the outlier model looks at
     llr_shift: float
 
@@ -182,7 +182,7 @@ def judge(fusion: Fusion, channels: np.ndarray, history: np.ndarray, events: np.
     e = calibrate(fusion.channels, channels, history)
     odds = trees.total(fusion.boosting, np.concatenate([e, context(history, events)], axis=1))
     boosting = surprise(odds, fusion.boosting_reference)
-    heard = boosting + _spoken(surprise(e @ fusion.relevance, fusion.sum_reference), boosting, history)
+    heard = boosting + _spoken(surprise(e @ fusion.weight, fusion.sum_reference), boosting, history)
     return Opinion(e, boosting, heard, history, _llr(odds, heard, fusion.llr_shift))
 
 
@@ -216,6 +216,7 @@ class Heldout:
     strangeness: np.ndarray  # (S,) nats of the owners' sessions
     owners: np.ndarray  # (S,) their llr
     taken: np.ndarray  # (T,) llr of the takeovers
+    relevance: np.ndarray  # (C,) in [0, 1] of the channels
 
 
 def fit(
@@ -230,7 +231,7 @@ def fit(
     references = tuple(references_by_history(owners[:, c], history, of) for c, of in enumerate(made))
     e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, taken.channels, taken.history)
     relevance, shown = relevance_of(e_owners, e_attacks, taken.weight, taken.kind)
-    relevance = np.maximum(relevance, LOGGED * logged)
+    heeded = shared(np.maximum(relevance, LOGGED * logged), e_owners)
     weight = taken.weight
     x = np.concatenate([np.c_[e_owners, context(history, events)], np.c_[e_attacks, context(taken.history, taken.events)]])
     coarse = np.round(x / GRID) * GRID
@@ -242,24 +243,24 @@ def fit(
         there, here = fold != k, fold == k
         odds[here] = trees.total(_boosting(coarse[there], y[there], weights[there], seed), x[here])
     forest = outliers.fit(e_owners[:, shown], seed)
-    outlier, own, total = outliers.score(forest, e_owners[:, shown]), odds[: len(owners)], e_owners @ relevance
+    outlier, own, total = outliers.score(forest, e_owners[:, shown]), odds[: len(owners)], e_owners @ heeded
     references_of = opinions_of(own, outlier, total)
     boosting = surprise(own, references_of[0])
     heard = boosting + _spoken(surprise(total, references_of[2]), boosting, history)
     theirs = surprise(odds[len(owners) :], references_of[0])
-    of_them = theirs + _spoken(surprise(e_attacks @ relevance, references_of[2]), theirs, taken.history)
+    of_them = theirs + _spoken(surprise(e_attacks @ heeded, references_of[2]), theirs, taken.history)
     shift = _llr_shift(LLR_ODDS * own + LLR_HEARD * heard)
     fitted = Fusion(
         references,
         _boosting(coarse, y, weights, seed),
         forest,
         *references_of,
-        relevance,
+        heeded,
         shown,
         shift,
     )
     strangeness = heard + _spoken(surprise(outlier, references_of[1]), boosting, history)
-    return fitted, Heldout(strangeness, _llr(own, heard, shift), _llr(odds[len(owners) :], of_them, shift))
+    return fitted, Heldout(strangeness, _llr(own, heard, shift), _llr(odds[len(owners) :], of_them, shift), relevance)
 
 
 def _llr(odds: np.ndarray, heard: np.ndarray, shift: float) -> np.ndarray:
@@ -293,6 +294,18 @@ def relevance_of(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray, ki
             shares = np.concatenate([shares, share[None]])
     largest = shares.max(axis=0)
     return (largest / max(float(largest.max()), 1e-9)) ** 2, shown
+
+
+def shared(relevance: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """(C,) weights of the sum: each channel's relevance (C,), shared with those that say the same of owners (S, C).
+
+    Otherwise seven looks at where somebody is outvote the three at what he buys there.
+    """
+    centred = owners - owners.mean(axis=0)
+    size = np.sqrt(np.einsum("sc,sc->c", centred, centred))
+    alike = np.maximum(centred.T @ centred / np.maximum(np.outer(size, size), 1e-9), 0.0)
+    np.fill_diagonal(alike, 1.0)
+    return relevance**2 / np.maximum(alike @ relevance, 1e-9)
 
 
 def caught(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray) -> np.ndarray:

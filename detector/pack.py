@@ -26,7 +26,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 11
+FORMAT = 12
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
         named = {f"scores.{m}": ref for m, ref in enumerate(pack.scores)}
         named |= {"boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
         named["sum"] = pack.fusion.sum_reference
-        out |= {"relevance": pack.fusion.relevance, "shown": pack.fusion.shown}
+        out |= {"weight": pack.fusion.weight, "shown": pack.fusion.shown}
         out["forest"] = np.array([pack.fusion.forest.depth, pack.fusion.forest.offset])
         for kind, grown in (("boosting", pack.fusion.boosting), ("forest", pack.fusion.forest.trees)):
             out |= {f"trees.{kind}.{f.name}": getattr(grown, f.name) for f in fields(Trees)}
@@ -164,7 +164,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
         channels = tuple(tuple(ref(f"channel.{c}.{m}") for m in range(len(MATURITY) + 1)) for c in range(len(names)))
         forest = outliers.Forest(grown, *arrays["forest"].tolist())
         references = (ref("boosting"), ref("forest"), ref("sum"))
-        fusion = Fusion(channels, boosting, forest, *references, arrays["relevance"], arrays["shown"], manifest["llr_shift"])
+        fusion = Fusion(channels, boosting, forest, *references, arrays["weight"], arrays["shown"], manifest["llr_shift"])
         scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))
     watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
     usual = drift.Reference(**watched) if watched else None

@@ -443,6 +443,20 @@ def test_what_alone_catches_some_kind_is_relevant_however_much_others_catch_of_t
     assert unasked[1] < 0.01
 
 
+def test_looks_that_say_the_same_of_owners_share_what_they_count() -> None:
+    rng = np.random.default_rng(0)
+    owners = rng.exponential(size=(4000, 4))
+    many = np.repeat(owners, (3, 1, 1, 1), axis=1)  # three looks at the first
+    many[:, 5] = 0.0  # says the same of everybody
+    weight = fusion.shared(np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.5]), many)
+    assert weight[:3].sum() == pytest.approx(1.0, abs=0.1)
+    assert weight[3:] == pytest.approx([1.0, 0.5, 0.5], abs=0.1)
+    alone = fusion.shared(np.array([1.0, 0.0, 0.0, 1.0, 0.5, 0.0]), many)  # the irrelevant have no share
+    assert alone == pytest.approx([1.0, 0.0, 0.0, 1.0, 0.5, 0.0], abs=0.1)
+    opposed = fusion.shared(np.ones(2), np.stack([owners[:, 0], -owners[:, 0]], axis=1))
+    assert opposed.tolist() == [1.0, 1.0]
+
+
 def test_what_says_the_same_of_everybody_catches_what_chance_does() -> None:
     rng = np.random.default_rng(0)
     owners, thieves = np.zeros((1000, 2)), np.zeros((500, 2))

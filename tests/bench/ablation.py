@@ -70,6 +70,11 @@ def of_all_kinds(owners: np.ndarray, thieves: np.ndarray, weight: np.ndarray, ki
     return relevance_of(owners, thieves, weight, np.minimum(kind, 0))
 
 
+def never_shared(relevance: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Weights of the sum where each channel counts as if no other said the same."""
+    return relevance
+
+
 IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "all of it": list,
     "no torch embedding": lambda: without(lambda name, _: name in EMBEDDING_CHANNELS),
@@ -96,6 +101,8 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "learns whatever comes": lambda: [mock.patch.object(belief, "lesson", everything_taught)],
     "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.KINDS, 1.0))],
     "relevant is what catches all kinds together": lambda: [mock.patch.object(fusion, "relevance_of", of_all_kinds)],
+    "channels that say the same count each": lambda: [mock.patch.object(fusion, "shared", never_shared)],
+    "attributes count as relevant as they are": lambda: [mock.patch.object(fusion, "LOGGED", 0.0)],
     "likeness and outlier scores measured as nats": lambda: [mock.patch.object(fusion, "unitless", fusion.reference)],
     "own peers only": lambda: [mock.patch.object(models, "BLENDS", (0.0,))],
     "all channels to the forest": lambda: [mock.patch.object(fusion, "RELEVANT", 0.0)],
