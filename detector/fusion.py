@@ -216,13 +216,14 @@ class Heldout:
     strangeness: np.ndarray  # (S,) nats of the owners' sessions
     owners: np.ndarray  # (S,) their llr
     taken: np.ndarray  # (T,) llr of the takeovers
-    relevance: np.ndarray  # (C,) in [0, 1] of the channels
 
 
 def fit(
     owners: np.ndarray, history: np.ndarray, events: np.ndarray, taken: Taken, in_nats: np.ndarray, logged: np.ndarray, seed: int
-) -> tuple[Fusion, Heldout]:
+) -> tuple[Fusion, np.ndarray, Heldout]:
     """Fit on channels (S, C) of owners' sessions, of accounts of whom `history` (S,) is known, and of takeovers.
+
+    Comes with how relevant each channel is, (C,) in [0, 1], and what is said of all these by who did not see them.
 
     in_nats: (C,) bool, which channels are; logged: (C,) bool, which look at what accounts do by the log, of which the sum hears
     at least LOGGED.
@@ -260,7 +261,8 @@ def fit(
         shift,
     )
     strangeness = heard + _spoken(surprise(outlier, references_of[1]), boosting, history)
-    return fitted, Heldout(strangeness, _llr(own, heard, shift), _llr(odds[len(owners) :], of_them, shift), relevance)
+    heldout = Heldout(strangeness, _llr(own, heard, shift), _llr(odds[len(owners) :], of_them, shift))
+    return fitted, relevance, heldout
 
 
 def _llr(odds: np.ndarray, heard: np.ndarray, shift: float) -> np.ndarray:

@@ -103,7 +103,7 @@ def fit_fusion(
     dismissed, times = _labelled(model, said, True, users, warm)
     again = np.repeat(np.arange(len(times)), (HARD * times).astype(int))  # an owner's session that alarmed is worth more than most
     made = _taken(bad, thieves, worth)
-    fitted, heldout = fusion.fit(
+    fitted, relevance, heldout = fusion.fit(
         np.concatenate([own.channels, dismissed.channels[again]]),
         np.concatenate([own.history, dismissed.history[again]]),
         np.concatenate([own.events, dismissed.events[again]]),
@@ -128,7 +128,7 @@ def fit_fusion(
     limit = float(np.quantile(heldout.strangeness[:n], 0.99))
     by_kind = {attacks.NAMES[k]: round(float((caught[taken.kind == k] > limit).mean()), 3) for k in np.unique(taken.kind)}
     report = {
-        "relevance": {name: round(float(r), 2) for name, r in zip(model.names, heldout.relevance, strict=True)},
+        "relevance": {name: round(float(r), 2) for name, r in zip(model.names, relevance, strict=True)},
         "simulated_auc": round(fusion.auc(heldout.strangeness[:n], caught), 4),
         "caught_at_1_percent": by_kind,
         "owners_strange": [round(float(x), 4) for x in (*owners.runs, *owners.degree)],

@@ -46,15 +46,12 @@ class Source(Protocol):
 
     def read(self, position: Mapping[str, object] | None, limit: int, now: float) -> Chunk:
         """At most `limit` events and rejects from a position on (None: the beginning); `now` in seconds; raises SourceError."""
-        ...
 
     def lag_bytes(self) -> int:
         """Bytes that were there but not yet read, after the last read; of compressed files only those not begun."""
-        ...
 
     def close(self) -> None:
         """Gives back what is open; a later read opens it again."""
-        ...
 
 
 class FileSource:

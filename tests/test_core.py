@@ -1,4 +1,4 @@
-"""Profiles, channels, fusion and belief: the algebra that detection stands on."""
+"""Profiles, channels, encoder, simulated takeovers and packs: the algebra that detection stands on."""
 
 import hashlib
 import json
@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from detector import (
     attacks,
@@ -369,24 +367,6 @@ def test_a_swap_is_wholly_the_strangers_and_inflation_leaves_the_values_alone(tr
     assert (inflate.numbers[:, :, 4] >= own.numbers[:, :, 4]).all()
 
 
-@settings(deadline=None)
-@given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=80), st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=20))
-def test_surprise_is_monotone_bounded_and_never_negative(reference: list[float], scores: list[float]) -> None:
-    e = fusion.surprise(np.sort(np.array(scores)), fusion.reference(np.array(reference)))
-    assert (np.diff(e) >= -1e-12).all()
-    assert (e >= -1e-12).all()
-    assert (e <= np.log(1 + len(reference)) + fusion.TAIL_CEILING + 1e-9).all()
-
-
-def test_a_reference_of_many_scores_keeps_its_quantiles() -> None:
-    scores = np.random.default_rng(0).exponential(size=50_000)
-    ref = fusion.reference(scores)
-    probe = np.array([0.5, 1.0, 3.0, 5.0])
-    found = np.exp(-fusion.surprise(probe + fusion.SLACK, ref))
-    assert len(ref.values) <= fusion.QUANTILES
-    assert np.allclose(found, np.exp(-probe), rtol=0.15)
-
-
 def test_a_session_is_judged_alone_or_in_company_alike(trained: Pack, history: Sessions) -> None:
     table = take(history, np.arange(60))
     nats = channels_of(table, learnt(table, trained, 3), trained)
@@ -407,74 +387,6 @@ def test_more_of_any_channel_never_lowers_the_log_odds(trained: Pack, history: S
         more = nats.copy()
         more[:, c] += 5
         assert (fusion.judge(trained.fusion, more, np.full(40, 12), table.events).llr >= base - 1e-9).all()
-
-
-def test_over_owners_sessions_the_mean_likelihood_ratio_is_one() -> None:
-    raw = np.random.default_rng(0).exponential(2.0, 4000)
-    ratio = np.exp(np.clip(raw + fusion._llr_shift(raw), fusion.LLR_LOW, fusion.LLR_HIGH))
-    assert ratio.mean() == pytest.approx(1.0, abs=1e-6)
-
-
-def test_what_catches_at_few_false_alarms_is_relevant_and_what_only_ranks_is_less() -> None:
-    rng = np.random.default_rng(0)
-    owners, attacks_ = rng.exponential(size=(4000, 3)), rng.exponential(size=(4000, 3))
-    attacks_[:2000, 0] += 6  # half of them stand out
-    attacks_[:, 1] += 0.7  # all of them are a little stranger
-    relevance, _ = fusion.relevance_of(owners, attacks_, np.ones(4000), np.zeros(4000, int))
-    assert relevance[0] == 1.0
-    assert relevance[1:].max() < 0.1
-    assert fusion.auc(owners[:, 1], attacks_[:, 1]) > 0.7
-
-
-def test_what_alone_catches_some_kind_is_relevant_however_much_others_catch_of_the_rest() -> None:
-    rng = np.random.default_rng(0)
-    owners, attacks_ = rng.exponential(size=(4000, 4)), rng.exponential(size=(4000, 4))
-    owners[:, 3] = attacks_[:, 3] = 0.0  # says the same of everybody
-    kind = np.arange(4000) % 8
-    attacks_[kind > 0, 0] += 9  # seven kinds are easy
-    attacks_[kind == 0, 1] += 3
-    relevance, shown = fusion.relevance_of(owners, attacks_, np.ones(4000), kind)
-    assert relevance[0] == relevance[1] == 1.0
-    assert relevance[2:].max() < 0.1
-    assert shown.tolist() == [True, True, False, False]
-    rare, _ = fusion.relevance_of(owners, attacks_, np.where(kind == 0, 0.25, 1.0), kind)
-    assert 0 < rare[1] < 0.1
-    unasked, _ = fusion.relevance_of(owners, attacks_, np.ones(4000), np.where(kind == 0, -1, kind))
-    assert unasked[1] < 0.01
-
-
-def test_looks_that_say_the_same_of_owners_share_what_they_count() -> None:
-    rng = np.random.default_rng(0)
-    owners = rng.exponential(size=(4000, 4))
-    many = np.repeat(owners, (3, 1, 1, 1), axis=1)  # three looks at the first
-    many[:, 5] = 0.0  # says the same of everybody
-    weight = fusion.shared(np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.5]), many)
-    assert weight[:3].sum() == pytest.approx(1.0, abs=0.1)
-    assert weight[3:] == pytest.approx([1.0, 0.5, 0.5], abs=0.1)
-    alone = fusion.shared(np.array([1.0, 0.0, 0.0, 1.0, 0.5, 0.0]), many)  # the irrelevant have no share
-    assert alone == pytest.approx([1.0, 0.0, 0.0, 1.0, 0.5, 0.0], abs=0.1)
-    opposed = fusion.shared(np.ones(2), np.stack([owners[:, 0], -owners[:, 0]], axis=1))
-    assert opposed.tolist() == [1.0, 1.0]
-
-
-def test_what_says_the_same_of_everybody_catches_what_chance_does() -> None:
-    rng = np.random.default_rng(0)
-    owners, thieves = np.zeros((1000, 2)), np.zeros((500, 2))
-    owners[:, 1], thieves[:, 1] = rng.random(1000) < 0.01, rng.random(500) < 0.5  # the owners' few lie within what may alarm
-    caught = fusion.caught(owners, thieves, np.ones(500))
-    assert caught[0] == pytest.approx(np.mean(fusion.FEW))
-    assert caught[1] == pytest.approx(0.5, abs=0.1)
-
-
-def test_what_is_not_in_nats_is_heard_on_any_scale_and_silent_where_it_is_constant() -> None:
-    scores = np.random.default_rng(0).normal(size=3000)
-    probe = np.linspace(-2, 5, 50)
-    large, small = (fusion.surprise(probe * x, fusion.unitless(scores * x)) for x in (1e-1, 1e-4))
-    assert np.allclose(large, small, rtol=1e-6)
-    assert large[-1] - large[0] > 7
-    assert fusion.surprise(probe * 1e-4, fusion.reference(scores * 1e-4)).max() < 0.01
-    assert not fusion.surprise(np.full(5, 0.3), fusion.unitless(np.full(100, 0.3))).any()
-    assert fusion.surprise(np.full(5, 0.3 + 1e-8), fusion.unitless(0.3 + 1e-9 * scores)).max() < 0.01  # rounding is no news
 
 
 def test_a_long_session_of_habits_does_not_outweigh_what_is_foreign_in_it(trained: Pack, history: Sessions) -> None:
@@ -606,13 +518,6 @@ def test_people_are_told_all_looks_at_a_text_facet_as_one(trained: Pack) -> None
     assert np.isclose(told, parts[:, [amount]]).any(axis=1).all()  # two looks at a number stay two
 
 
-def test_contributions_sum_to_the_strangeness() -> None:
-    e = np.random.default_rng(0).exponential(size=(30, 7))
-    parts = fusion.contributions(e, e.sum(axis=1))
-    assert np.allclose(parts.sum(axis=1), e.sum(axis=1))
-    assert (parts >= 0).all()
-
-
 def test_in_a_mixture_what_follows_what_is_nobodys_habit(paged: tuple[Pack, Sessions]) -> None:
     looks, history = paged[0].facets, paged[1]
     rows = np.flatnonzero(history.events >= 6)[:40]
@@ -702,17 +607,6 @@ def test_what_is_derived_comes_from_where_its_values_come(trained: Pack, history
     assert 0 < sum(a for a, _ in told) < len(told)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 2000])
-def test_an_isolation_forest_says_what_pyod_says_of_it(rows: int) -> None:
-    from pyod.models.iforest import IForest
-
-    rng = np.random.default_rng(0)
-    x, asked = rng.normal(size=(700, 4)), rng.normal(size=(rows, 4)) * 2
-    x[:, 3] = np.round(x[:, 3])  # many alike
-    theirs = IForest(n_estimators=outliers.TREES, max_samples=outliers.SAMPLE, random_state=0).fit(x).decision_function(asked)
-    assert np.allclose(outliers.score(outliers.fit(x, 0), asked), theirs, rtol=0, atol=1e-12)
-
-
 def test_a_pack_is_read_as_it_was_written_and_says_the_same(trained: Pack, tmp_path: Path) -> None:
     read = load(save(trained, tmp_path))
     assert trained.fusion is not None
@@ -735,25 +629,6 @@ def test_a_pack_whose_trees_lead_back_is_refused_though_its_checksum_is_right(tr
     (folder / "pack.json").write_text(json.dumps(told))
     with pytest.raises(PackError, match="leads back"):
         load(folder)
-
-
-def test_trees_that_lead_back_are_refused() -> None:
-    whole = outliers.fit(np.random.default_rng(0).normal(size=(100, 2)), 0).trees
-    for child in (0, len(whole.child)):
-        with pytest.raises(ValueError, match="leads back"):
-            replace(whole, child=np.where(np.arange(len(whole.child))[:, None] == 1, child, whole.child))
-
-
-@pytest.mark.parametrize("rows", [1, 7, 2000])
-def test_a_boosting_says_what_its_library_says_of_it_whatever_the_company(rows: int) -> None:
-    rng = np.random.default_rng(0)
-    x, asked = rng.exponential(size=(900, 5)), rng.exponential(size=(rows, 5))
-    y = (x[:, 0] + rng.normal(size=900) > 1).astype(float)
-    model = fusion.grown(x, y, np.ones(900), 0)
-    ours = fusion.trees_of(model)
-    said = trees.total(ours, asked)
-    assert np.array_equal(said, model.decision_function(asked))
-    assert np.array_equal(said[:3], np.concatenate([trees.total(ours, one[None]) for one in asked[:3]]))
 
 
 def test_of_too_many_sessions_training_takes_the_newest_or_a_sample_of_accounts_with_theirs() -> None:
