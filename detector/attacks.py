@@ -89,7 +89,7 @@ def simulate(
     interleaved = is_kind["mix"] | (is_kind["copy"] & (one_side | (rng.random(sessions) < 0.5)))  # whole events of either
     foreign = rng.random((sessions, text + numbered)) < 0.5  # borrow, copy: which side comes from the stranger
     foreign[swapped | is_kind["hijack"] | interleaved] = True
-    single = rng.integers(0, text + numbered, sessions)
+    single = np.append(looks.sources, text + np.arange(numbered))[rng.integers(0, text + numbered, sessions)]
     foreign[is_kind["alone"]] = np.arange(text + numbered) == single[is_kind["alone"], None]
     foreign[is_kind["inflate"] | is_kind["burst"] | is_kind["hours"]] = False
     foreign[is_kind["inside"]] = ~ground.telling
