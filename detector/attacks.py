@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.facets import Facets
+from detector.facets import HOUR_SPREAD, Facets
 from detector.sessions import MOST_VALUES, Sessions, pair_keys, tokens
 
 KINDS = ("swap", "borrow", "copy", "alone", "hijack", "mix", "inflate", "burst", "hours")
@@ -106,9 +106,11 @@ def simulate(
     kept = np.where(part[owner.row] < 1, (1 - part[owner.row]) ** (1 + torn_mine), ~foreign[owner.row, owner.facet])
     kept[is_kind["copy"][owner.row] & (owner.facet == pair)] = 0
     kept[given[owner.row, owner.facet]] = 1
-    mine = _thinned(owner, kept, rng)
-    came = part[stranger.row] ** (1 + torn_theirs)
-    theirs = _thinned(stranger, np.where(foreign[stranger.row, stranger.facet], came, 0), rng)
+    came = np.where(foreign[stranger.row, stranger.facet], part[stranger.row] ** (1 + torn_theirs), 0)
+    joint, apart = looks.text.index(looks.joint) if looks.together else -1, _apart(looks, foreign, is_kind["copy"])
+    kept[apart[owner.row] & (owner.facet == joint)] = 0
+    came[apart[stranger.row] & (stranger.facet == joint)] = 0
+    mine, theirs = _thinned(owner, kept, rng), _thinned(stranger, came, rng)
     both = [np.concatenate([getattr(owner, c)[mine[0]], getattr(stranger, c)[theirs[0]]]) for c in ("key", "facet", "text")]
     rows = np.concatenate([owner.row[mine[0]], stranger.row[theirs[0]]])
     count = np.concatenate([mine[1], theirs[1]]) * np.where(is_kind["burst"], rng.uniform(5, 50, sessions), 1)[rows]
@@ -118,11 +120,16 @@ def simulate(
         part < 1, (1 - part) * owner.events + part * stranger.events, np.where(swapped, stranger.events, owner.events)
     )
     events = np.where(is_kind["burst"], events * rng.uniform(5, 50, sessions), events)
+    made = []  # (facet, rows, keys, counts) of values that neither session has
     if pair >= 0:
-        at, keys = _torn(owner, stranger, looks, interleaved, is_kind["copy"] & ~foreign[:, pair], is_kind["copy"], part, rng)
-        new = len(at)
-        rows, count = np.concatenate([rows, at]), np.concatenate([count, np.ones(new)])
-        both = [np.concatenate([a, b]) for a, b in zip(both, (keys, np.full(new, pair), np.full(new, "…", object)), strict=True)]
+        copied = is_kind["copy"] & ~foreign[:, pair]
+        made.append((pair, *_torn(owner, stranger, looks, interleaved, copied, is_kind["copy"], part, rng), 1.0))
+    if joint >= 0:
+        made.append((joint, *_met(owner, stranger, looks, foreign, apart, rng)))
+    for facet, at, keys, each in made:
+        rows, count = np.concatenate([rows, at]), np.concatenate([count, np.full(len(at), each)])
+        new = keys, np.full(len(at), facet), np.full(len(at), "…", object)
+        both = [np.concatenate([a, b]) for a, b in zip(both, new, strict=True)]
     return replace(
         owner,
         events=np.maximum(events, 1).astype(np.int64),
@@ -156,6 +163,30 @@ def _torn(
     before, after = np.where(within | first, ours, theirs), np.where(within, second, np.where(first, theirs, ours))
     there = (before > 0) & (after > 0)
     return rows[there], pair_keys(before, after)[there]
+
+
+def _apart(looks: Facets, foreign: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """(S,) bool: of what is looked at together one comes from either, or both are copied (S,) in no order; foreign (S, F + N)."""
+    if not looks.together:
+        return np.zeros(len(foreign), bool)
+    first, second = (foreign[:, looks.text.index(name)] for name in looks.together)
+    return np.asarray((first != second) | (copies & ~first & ~second))
+
+
+def _met(
+    owner: Sessions, stranger: Sessions, looks: Facets, foreign: np.ndarray, apart: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Rows and keys (P,) of what comes together in the sessions `apart` (S,), where it comes by chance; and what each counts."""
+    sides, drawn, often = [looks.text.index(name) for name in looks.together], [], np.full(len(owner), np.inf)
+    for f in sides:
+        totals = [np.bincount(t.row[t.facet == f], t.count[t.facet == f], len(t)) for t in (owner, stranger)]
+        often = np.minimum(often, np.where(foreign[:, f], totals[1], totals[0]))
+    fine = len(HOUR_SPREAD) + 1 if "hour" in looks.together else 1  # an event has several hours, that count for less
+    rows = np.repeat(np.arange(len(owner)), fine * np.minimum(np.rint(often * apart), MOST_VALUES).astype(np.int64))
+    for f in sides:
+        drawn.append(np.where(foreign[rows, f], _drawn(stranger, f, rows, rng), _drawn(owner, f, rows, rng)))
+    there = (drawn[0] > 0) & (drawn[1] > 0)
+    return rows[there], pair_keys(*drawn)[there], 1 / fine
 
 
 def _drawn(table: Sessions, facet: int, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,7 +3,8 @@
 Which attributes are text, number or ignored is found out from history (`discover`), unless the settings say so. Derived facets:
 `hour` (of the day, spread over the neighbouring ones; a split by weekday starved on short histories), `pair` (what follows what),
 `x:parent` (what values of `x` lie in: the folder of a path, the domain of a host, the network of an address, the program of a
-command line; where an account's values are so often new that only this can be a habit: see `ancestors`),
+command line; where an account's values are so often new that only this can be a habit: see `ancestors`), `x+y` (which value of `x`
+comes with which of `y`, of two text facets that tell more together: see `joints`),
 `pace` (seconds between events, log scale) and `volume` (events of a session, log scale; added when a session is scored).
 
 Axes: E events, S sessions, T tokens, F text facets, N number facets.
@@ -45,6 +46,12 @@ class Facets:
     pair_of: str | None = None  # the attribute whose successive values form the facet `pair`
     parents: Mapping[str, int] = field(default_factory=dict)  # attribute -> how many levels above its values `x:parent` looks
     fixed: tuple[str, ...] = ()  # text attributes that say who an account is, not what it does: see `unchanging`
+    together: tuple[str, ...] = ()  # two text facets that are looked at together, too; or none
+
+    @property
+    def joint(self) -> str:
+        """The facet of what is looked at together; empty where nothing is."""
+        return "+".join(self.together)
 
     @property
     def paired(self) -> str:
@@ -53,8 +60,13 @@ class Facets:
 
     @property
     def sources(self) -> np.ndarray:
-        """(F,) index of the text facet that each comes from: itself, unless it is derived from another that is looked at."""
+        """(F,) index of the text facet that each comes from: itself, unless it is derived from another that is looked at.
+
+        What is looked at together comes from the first of the two.
+        """
         of = {"pair": self.paired.removesuffix(PARENT)} | {name + PARENT: name for name in self.parents}
+        if self.together:
+            of[self.joint] = of.get(self.together[0], self.together[0])
         index = {name: f for f, name in enumerate(self.text)}
         return np.array([index.get(of.get(name, name), f) for f, name in enumerate(self.text)], np.int64)
 
@@ -208,26 +220,16 @@ def observe(batch: Batch, assignment: Assignment, open_parts: Sessions, facets: 
     events = len(batch)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, int, np.ndarray]] = []
     primary = np.zeros(events, np.uint32)
-    everyone = np.arange(events)
     for f, name in enumerate(facets.text):
-        if name == "hour":
-            parts += [(everyone, *_hours(batch.time, shift), f, np.full(events, weight)) for shift, weight in HOUR_SPREAD]
-            continue
         if name == "pair":
             parts.append(_pairs(batch, assignment, open_parts, primary, facets, f))
             continue
-        source = name.removesuffix(PARENT)
-        level = facets.parents.get(source, 0) if name.endswith(PARENT) else 0
-        column = batch.attributes.get(source if level else name)
-        if column is None:
-            continue
-        values, codes = factorize(column, events)
-        texts = np.array(["" if v is None else parent(as_text(v), level) for v in values], object)
-        keys = np.array([0 if v is None else key_of(name, text) for v, text in zip(values, texts, strict=True)], np.uint32)
-        here = np.flatnonzero(keys[codes])
-        parts.append((here, keys[codes[here]], texts[codes[here]], f, np.ones(len(here))))
-        if name == facets.paired:
-            primary = keys[codes]
+        for shown in columns_of(batch, name, facets):
+            keys = shown.keys[shown.codes]
+            here = np.flatnonzero(keys)
+            parts.append((here, keys[here], shown.texts[shown.codes[here]], f, np.full(len(here), shown.weight)))
+            if name == facets.paired:
+                primary = keys
     numbers = np.full((events, len(facets.number)), np.nan)
     for n, name in enumerate(facets.number):
         if name == "pace":
@@ -239,6 +241,43 @@ def observe(batch: Batch, assignment: Assignment, open_parts: Sessions, facets: 
             raw = np.array([math.nan if v is None else as_number(v) for v in values], float)[codes]
             numbers[:, n] = scaled(raw, facets.log_scale[n])
     return Occurrences.of(parts, primary), numbers
+
+
+@dataclass(frozen=True)
+class Column:
+    """A text facet's value of every event."""
+
+    codes: np.ndarray  # (E,) which of the K values
+    keys: np.ndarray  # (K,) uint32; 0: there is none
+    texts: np.ndarray  # (K,) object
+    weight: float = 1.0  # how much each occurrence counts
+
+
+def columns_of(batch: Batch, name: str, facets: Facets) -> list[Column]:
+    """The values of a text facet other than `pair`: several where an event has more than one, none where the log has none."""
+    if name == "hour":
+        return [_hours(batch.time, shift, weight) for shift, weight in HOUR_SPREAD]
+    if name == facets.joint:
+        first, second = (columns_of(batch, part, facets) for part in facets.together)
+        return [_both(a, b) for a in first for b in second]
+    source = name.removesuffix(PARENT)
+    level = facets.parents.get(source, 0) if name.endswith(PARENT) else 0
+    shown = batch.attributes.get(source if level else name)
+    if shown is None:
+        return []
+    values, codes = factorize(shown, len(batch))
+    texts = np.array(["" if v is None else parent(as_text(v), level) for v in values], object)
+    keys = np.array([0 if v is None else key_of(name, text) for v, text in zip(values, texts, strict=True)], np.uint32)
+    return [Column(codes, keys, texts)]
+
+
+def _both(first: Column, second: Column) -> Column:
+    """Which values come together."""
+    codes, each = np.unique(first.codes * len(second.keys) + second.codes, return_inverse=True)
+    a, b = codes // len(second.keys), codes % len(second.keys)
+    keys = np.where((first.keys[a] > 0) & (second.keys[b] > 0), pair_keys(first.keys[a], second.keys[b]), np.uint32(0))
+    texts = [f"{x} + {y}" for x, y in zip(first.texts[a], second.texts[b], strict=True)]
+    return Column(each, keys, np.array(texts, object), first.weight * second.weight)
 
 
 @dataclass(frozen=True)
@@ -268,11 +307,10 @@ class Occurrences:
         )
 
 
-def _hours(time: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
-    hour = (np.floor(time / 3600).astype(np.int64) + shift) % 24
+def _hours(time: np.ndarray, shift: int, weight: float) -> Column:
     texts = np.array([f"{h:02d}h" for h in range(24)], object)
     keys = np.array([key_of("hour", t) for t in texts], np.uint32)
-    return keys[hour], texts[hour]
+    return Column((np.floor(time / 3600).astype(np.int64) + shift) % 24, keys, texts, weight)
 
 
 def _pairs(

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from detector.facets import PARENT, Facets, parent, scaled, unscaled
-from detector.sessions import Sessions, no_numbers
+from detector.sessions import Sessions, no_numbers, pair_keys
 
 EVERYONE = ""  # no account is called so
 NOBODY: Mapping[str, Guidance] = {}
@@ -131,6 +131,21 @@ def _with_it(table: Sessions, looks: Facets, what: Allowance, drop: np.ndarray) 
     return out
 
 
+def _made_of(table: Sessions, looks: Facets, drop: np.ndarray) -> np.ndarray:
+    """(T,) bool: what comes together with one of the tokens `drop`."""
+    out = np.zeros(len(table.key), bool)
+    if not looks.together:
+        return out
+    joint, first, second = (table.facet == looks.text.index(name) for name in (looks.joint, *looks.together))
+    for r in np.unique(table.row[drop & (first | second)]):
+        here = np.arange(table.indptr[r], table.indptr[r + 1])
+        a, b = here[first[here]], here[second[here]]
+        gone = drop[a][:, None] | drop[b]
+        both = pair_keys(*np.broadcast_arrays(table.key[a][:, None], table.key[b]))
+        out[here] = joint[here] & np.isin(table.key[here], both[gone])
+    return out
+
+
 def without(table: Sessions, looks: Facets, rows: np.ndarray, what: Allowance) -> Sessions:
     """The sessions `rows` (S,) without a value, or without numbers that all lie between two; without value and ends, a facet."""
     if what.facet in looks.number:
@@ -149,6 +164,7 @@ def without(table: Sessions, looks: Facets, rows: np.ndarray, what: Allowance) -
     if what.value is not None:
         drop &= table.text == what.value
     drop |= rows[row] & _with_it(table, looks, what, drop)
+    drop |= rows[row] & _made_of(table, looks, drop)
     if not drop.any():
         return table
     kept = np.bincount(row[~drop], minlength=len(table))

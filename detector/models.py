@@ -300,7 +300,7 @@ def _telling(model: Model, table: Sessions, account: np.ndarray, warm: Profiles,
     seen, foreign = (model.channels(take(table, rows), own) for rows in (judged, strangers))
     beyond = fusion.caught(seen, foreign, np.ones(len(judged))) - np.mean(fusion.FEW)
     of = [side_of(name).removesuffix(PARENT) for name in model.names]
-    attributes = {name.removesuffix(PARENT) for name in sides} - {*DERIVED, *facets.fixed}
+    attributes = {name.removesuffix(PARENT) for name in sides} - {*DERIVED, *facets.fixed, facets.joint}
     striking = {name for name, x in zip(of, beyond, strict=True) if x > TELLING and name in attributes}
     told = np.array([name.removesuffix(PARENT) in striking for name in sides])
     told[: len(facets.text)] = told[facets.sources]

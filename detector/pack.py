@@ -26,7 +26,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 12
+FORMAT = 13
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "pair_of": pack.facets.pair_of,
         "parents": dict(pack.facets.parents),
         "fixed": list(pack.facets.fixed),
+        "together": list(pack.facets.together),
         "llr_shift": None if pack.fusion is None else pack.fusion.llr_shift,
         "trusted_until": pack.trusted_until,
         "trained_until": pack.trained_until,
@@ -147,7 +148,8 @@ def load(folder: Path) -> Pack:
 
 def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> Pack:
     text, number, log_scale = (tuple(manifest[name]) for name in ("text", "number", "log_scale"))
-    facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"], tuple(manifest["fixed"]))
+    fixed, together = (tuple(manifest[name]) for name in ("fixed", "together"))
+    facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"], fixed, together)
     population = Population(**{f.name: arrays[f"population.{f.name}"] for f in fields(Population)})
     encoder = Encoder(**{f.name: arrays[f"encoder.{f.name}"] for f in fields(Encoder)})
 

@@ -17,10 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from detector import belief, calibration, drift, encoder, models, samples
+from detector import belief, calibration, drift, encoder, joints, models, samples
 from detector.errors import TrainingError
 from detector.evidence import Population
-from detector.facets import PARENT, Facets, ancestors, as_number, as_sessions, counters, discover, factorize, observe, unchanging
+from detector.facets import (
+    PARENT,
+    Facets,
+    ancestors,
+    as_number,
+    as_sessions,
+    columns_of,
+    counters,
+    discover,
+    factorize,
+    observe,
+    unchanging,
+)
 from detector.history import lots, select
 from detector.pack import Pack, content_id
 from detector.records import Batch, Doubt, Label
@@ -95,9 +107,25 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     text = tuple(name for name in batch.attributes if name in text or name in fixed)
     pair_of = next((name for name in ("action", *text) if name in text and name not in fixed), None)
     parents = {name: level for name, level in _parents(batch, rows, kinds, number).items() if name not in fixed}
-    derived = (*(name + PARENT for name in parents), *(("pair",) if pair_of else ()))
+    above = tuple(name + PARENT for name in parents)
     logs = tuple(_log_scale(np.array([as_number(v) for v in sample[name] if v is not None])) for name in number)
-    return Facets((*text, *derived, "hour"), (*number, "pace"), (*logs, True), pair_of, parents, fixed)
+    plain = Facets((*text, *above, "hour"), (*number, "pace"), (*logs, True), pair_of, parents, fixed)
+    together = _together(select(batch, rows), plain)
+    found = replace(plain, together=together)
+    return replace(found, text=(*text, *above, *(("pair",) if pair_of else ()), *((found.joint,) if together else ()), "hour"))
+
+
+def _together(batch: Batch, looks: Facets) -> tuple[str, ...]:
+    """Which two of the text facets to look at together; of an attribute that has parents, these."""
+    values = {}
+    for name in looks.text:
+        if name not in (*looks.fixed, *looks.parents):
+            columns = columns_of(batch, name, looks)
+            column = columns[len(columns) // 2]  # an hour, not the ones beside it
+            keys = column.keys[column.codes]
+            values[name] = np.unique(keys, return_inverse=True)[1] - int(keys.min() == 0)
+    two = joints.together(factorize(batch.user, len(batch))[1], values)
+    return two if Facets((), (), (), together=two).joint not in batch.attributes else ()  # what is called so is a facet already
 
 
 def _of_some(batch: Batch) -> np.ndarray:

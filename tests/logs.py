@@ -110,3 +110,27 @@ def movers(accounts: int = 60, days: int = 90, seed: int = 0) -> tuple[list[dict
                 row = {"user": f"u{a:02d}", "time": round(START + when * DAY + 40.0 * k, 3), "device": device, "place": place}
                 rows.append({**row, "action": f"a{what}"})
     return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen
+
+
+def manners(accounts: int = 50, days: int = 66, seed: int = 0) -> tuple[list[dict[str, object]], set[tuple[str, float]]]:
+    """A session a day of people who all do the same in the same ways, but each does what in ways of his own.
+
+    And user and time of thieves' events: from day 54 on, some sessions are another account's.
+    """
+    rows: list[dict[str, object]] = []
+    stolen: set[tuple[str, float]] = set()
+    rng = np.random.default_rng(seed)
+    ways = np.stack([rng.permutation(8) for _ in range(accounts)])
+    for a in range(accounts):
+        for day in range(days):
+            theft = day >= 54 and rng.random() < 0.05
+            whose = int(rng.choice(np.flatnonzero(np.arange(accounts) != a))) if theft else a
+            when = day + rng.uniform(0.3, 0.7)
+            for k, what in enumerate(rng.integers(0, 8, 6).tolist()):
+                how = int(ways[whose, what]) if rng.random() < 0.8 else int(rng.integers(8))
+                moment = round(START + when * DAY + 40.0 * k, 3)
+                rows.append(
+                    {"user": f"u{a:02d}", "time": moment, "action": f"a{what}", "how": f"h{how}", "free": f"f{rng.integers(4)}"}
+                )
+                stolen |= {(f"u{a:02d}", moment)} if theft else set()
+    return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen

@@ -28,7 +28,7 @@ from detector.facets import Facets
 from detector.pack import Pack, content_id, load, save
 from detector.sessions import Sessions, pair_keys, take, tokens
 from detector.settings import SessionSettings, TrainingSettings
-from tests.logs import batch_of, rows_of_people
+from tests.logs import batch_of, manners, rows_of_people
 
 
 def ground_of(looks: Facets, within: float = 1.0, telling: tuple[str, ...] = ()) -> attacks.Ground:
@@ -685,3 +685,88 @@ def test_accounts_whose_files_are_always_new_are_known_by_their_folders(tmp_path
     assert sum(over) == sum(inside) == len(left("file", one)) == 2
     assert not any(t.startswith(one.rpartition("/")[0]) for t in left("file", one))
     assert left("file:parent", one.rpartition("/")[0]) == left("file", one)
+
+
+LOOKS = Facets(("action", "how", "action+how", "hour"), (), (), None, {}, (), ("action", "how"))
+
+
+def in_ways(user: str, ways: dict[str, str], hour: int = 9) -> list[dict[str, object]]:
+    """Twenty sessions of one who does everything, each in a way of his own."""
+    events = [{"user": user, "session": f"s{s}", "action": a, "how": h} for s in range(20) for a, h in ways.items()]
+    return [{"time": hour * 3600.0 + 86400 * (n // len(ways)) + n, **event} for n, event in enumerate(events)]
+
+
+def met(table: Sessions, looks: Facets = LOOKS) -> list[dict[str, set[int]]]:
+    """The keys of each session, by facet."""
+    parts = [slice(*table.indptr[s : s + 2]) for s in range(len(table))]
+    return [{name: {*table.key[i][table.facet[i] == f].tolist()} for f, name in enumerate(looks.text)} for i in parts]
+
+
+def all_pairs(one: set[int], other: set[int]) -> set[int]:
+    return {int(k) for a in one for k in pair_keys(np.full(len(other), a, np.uint32), np.array([*other], np.uint32))}
+
+
+def test_what_a_simulated_thief_shows_together_is_made_of_what_he_shows() -> None:
+    table = training.sessions_of(
+        batch_of(in_ways("u", {"a": "x", "b": "y"}) + in_ways("v", {"c": "z", "d": "w"}, 20)), LOOKS, SessionSettings()
+    )
+    own, stranger = (take(table, np.flatnonzero(table.user == user)) for user in "uv")
+    mine, theirs = met(own), met(stranger)
+    shown = {kind: met(simulated(own, stranger, kind, ground_of(LOOKS))) for kind in attacks.NAMES}
+    assert shown["swap"] == theirs
+    assert shown["hours"] == [m | {"hour": t["hour"]} for m, t in zip(mine, theirs, strict=True)]
+    for kind in ("borrow", "alone"):
+        torn = 0
+        for one, m, t in zip(shown[kind], mine, theirs, strict=True):
+            sides = one["action"], one["how"]
+            assert one["action+how"]
+            assert one["action+how"] <= all_pairs(*sides)
+            torn += not one["action+how"] & (m["action+how"] | t["action+how"])
+        assert 0 < torn < len(own)
+    assert all(one != m for one, m in zip(shown["alone"], mine, strict=True))  # something is the stranger's
+    assert any(one["action+how"] - m["action+how"] - t["action+how"] for one, m, t in zip(shown["copy"], mine, theirs, strict=True))
+    inside = met(simulated(own, stranger, "inside", ground_of(LOOKS, telling=("how",))))
+    assert all(
+        one["how"] == m["how"] and one["action"] == t["action"] and one["action+how"] <= all_pairs(t["action"], m["how"])
+        for one, m, t in zip(inside, mine, theirs, strict=True)
+    )
+
+
+def test_what_comes_at_the_owners_hours_by_chance_counts_like_what_comes_at_an_hour() -> None:
+    looks = replace(LOOKS, text=("action", "how", "action+hour", "hour"), together=("action", "hour"))
+    table = training.sessions_of(
+        batch_of(in_ways("u", {"a": "x", "b": "x"}) + in_ways("v", {"c": "x", "d": "x"}, 20)), looks, SessionSettings()
+    )
+    own, stranger = (take(table, np.flatnonzero(table.user == user)) for user in "uv")
+    stolen = simulated(own, stranger, "hours", ground_of(looks))
+    for one, m, t in zip(met(stolen, looks), met(own, looks), met(stranger, looks), strict=True):
+        assert one["action"] == m["action"]
+        assert one["action+hour"] <= all_pairs(m["action"], t["hour"])
+    joint = stolen.facet == 2
+    assert np.allclose(np.bincount(stolen.row[joint], stolen.count[joint]), own.events)
+
+
+def test_a_value_that_is_in_order_takes_along_what_comes_together_with_it() -> None:
+    table = training.sessions_of(batch_of(in_ways("u", {"a": "x", "b": "x", "c": "y"})), LOOKS, SessionSettings())
+
+    def left(facet: str, value: str | None) -> set[str]:
+        some = np.arange(len(table)) < 1
+        kept = guidance.without(table, LOOKS, some, guidance.Allowance(facet, value))
+        assert len(kept.key) + len(set(table.text[:8])) >= len(table.key)  # of the first session alone
+        return {str(t) for t in kept.text[: kept.indptr[1]] if not str(t).endswith("h")}
+
+    assert left("action", "a") == {"b", "c", "x", "y", "b + x", "c + y"}
+    assert left("how", "x") == {"a", "b", "c", "y", "c + y"}
+    assert left("how", None) == {"a", "b", "c"}
+    assert left("action+how", "b + x") == {"a", "b", "c", "x", "y", "a + x", "c + y"}
+
+
+def test_a_pack_remembers_what_it_looks_at_together(tmp_path: Path) -> None:
+    batch = batch_of(manners()[0])
+    made = training.untrained(batch, {}, 0)
+    assert made.facets.together == ("action", "how")
+    save(made, tmp_path)
+    assert load(tmp_path / made.id).facets == made.facets
+    taken = replace(batch, attributes={**batch.attributes, "action+how": batch.attributes["free"]})
+    assert training.find_facets(taken, {}).together == ()  # the name is an attribute's
+    assert training.find_facets(batch, {"how": "ignored"}).together == ()

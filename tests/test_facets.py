@@ -159,3 +159,22 @@ def test_a_parent_is_counted_beside_its_values_and_pairs_are_of_parents() -> Non
     assert facets.sources.tolist() == [0, 0, 0]
     alone = sessions_of(rows, Facets(("file:parent",), (), (), None, {"file": 1}))
     assert counts(alone) == {"a": 3, "b": 2}
+
+
+def test_what_is_looked_at_together_is_counted_by_what_comes_with_what() -> None:
+    facets = Facets(("action", "how", "action+how"), (), (), together=("action", "how"))
+    events = (("a", "x"), ("a", "y"), ("a", None), ("b", "x"), ("a", "x"))
+    table = sessions_of([{"time": i, "user": "u", "action": a, "how": h} for i, (a, h) in enumerate(events)], facets)
+    assert facets.joint == "action+how"
+    assert facets.sources.tolist() == [0, 1, 0]
+    assert counts(table) == {"a": 4, "b": 1, "x": 3, "y": 1, "a + x": 2, "a + y": 1, "b + x": 1}
+    again = sessions_of([{"time": 0, "user": "v", "action": "a", "how": "y"}], facets)
+    assert set(again.key.tolist()) < set(table.key.tolist())  # the same in every session and batch
+
+
+def test_what_comes_at_which_hour_is_spread_like_the_hour_and_parents_come_in_place_of_their_values() -> None:
+    facets = Facets(("file:parent", "file:parent+hour", "hour"), (), (), None, {"file": 1}, (), ("file:parent", "hour"))
+    table = sessions_of([{"time": 3600.0, "user": "u", "file": f} for f in ("a/1", "a/2")], facets)
+    assert counts(table) == {"a": 2, "a + 00h": 0.5, "a + 01h": 1, "a + 02h": 0.5, "00h": 0.5, "01h": 1, "02h": 0.5}
+    without = sessions_of([{"time": 3600.0, "user": "u"}], facets)
+    assert counts(without) == {"00h": 0.25, "01h": 0.5, "02h": 0.25}
