@@ -19,7 +19,7 @@ from detector.fusion import auc
 # AUC above one half up to which a facet is asked of, since alone it tells little: of two devices' screens together a made log of
 # mice had .950 for .964, of category and state payments .866 for .867; of category and entry mode, which this leaves, .890
 WEAK = 0.3
-LEAST_GAIN = 0.003  # of AUC: made payments have .004 to .007, logons .018 to .033, the other logs up to .001
+LEAST_GAIN = 0.002  # of AUC: made payments have .003 to .006, logons .017 to .024, other logs up to .001
 LEAST = 0.05  # AUC above one half that all such facets and the pair reach: what tells less is chance
 EARLIER = 0.65  # share of the events that habits are taken from, before the rest is judged
 FEWEST, FEWEST_ACCOUNTS = 5000, 20  # to judge: of fewer it would be chance
@@ -32,7 +32,8 @@ def together(account: np.ndarray, values: Mapping[str, np.ndarray]) -> tuple[str
     """The two of the facets `values` that add most to what all facets tell that tell little alone; none where no two do.
 
     account (E,): codes, in the order of the events; values: (E,) codes by facet, ABSENT where an event has none. Told is by
-    log-likelihood ratios of everybody to the account, weighed by logistic regression, an account's later events from others'.
+    log-likelihood ratios of everybody to the account, weighed by logistic regression, an account's later events from others': among
+    either half of the accounts, as the other half weighs them.
     """
     cut = int(EARLIER * len(account))
     later = np.flatnonzero(np.isin(account, account[:cut]) & (np.arange(len(account)) >= cut))
@@ -47,14 +48,18 @@ def together(account: np.ndarray, values: Mapping[str, np.ndarray]) -> tuple[str
     if len(weak) < 2:
         return ()
     alone = np.stack([nats[name] for name in weak], axis=1)
-    before, best, chosen = _told(alone, stolen, whose), LEAST_GAIN, tuple[str, ...]()
+    halves = [whose % 2 == k for k in (0, 1)]
+    said = [_weighed(alone, stolen, here) for here in halves]
+    before = np.array([_told(x, stolen, here) for x, here in zip(said, halves, strict=True)])
+    best, chosen = LEAST_GAIN, tuple[str, ...]()
     for pair in combinations(weak, 2):
         first, second = (values[name] for name in pair)
         both = np.where((first >= 0) & (second >= 0), first * (second.max() + 1) + second, ABSENT)
         if both[:cut].max() < 0:
             continue
         met = _nats(account, np.unique(both, return_inverse=True)[1] - int(both.min() < 0), cut, whose, at)
-        after = _told(np.c_[alone, met], stolen, whose)
+        with_it = [_weighed(np.stack([x, met], axis=1), stolen, here) for x, here in zip(said, halves, strict=True)]
+        after = np.array([_told(x, stolen, here) for x, here in zip(with_it, halves, strict=True)])
         gain = after - before
         if gain.mean() >= best and gain.min() > 0 and after.mean() >= LEAST:
             best, chosen = float(gain.mean()), pair
@@ -75,12 +80,13 @@ def _nats(account: np.ndarray, codes: np.ndarray, cut: int, whose: np.ndarray, a
     return np.where(codes[at] >= 0, np.log(everybody[codes[at]] * (total[whose] + STRENGTH) / own), 0.0)
 
 
-def _told(nats: np.ndarray, stolen: np.ndarray, whose: np.ndarray) -> np.ndarray:
-    """(2,) AUC above one half of (P, X) nats in two halves of the accounts, each as the other weighs them."""
+def _weighed(nats: np.ndarray, stolen: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """(P,) log-odds of `stolen` by (P, X) nats, as those weigh them that are not `here`."""
     from sklearn.linear_model import LogisticRegression
 
-    told = []
-    for here in (whose % 2 == 0, whose % 2 == 1):
-        said = LogisticRegression().fit(nats[~here], stolen[~here]).decision_function(nats[here])
-        told.append(auc(said[~stolen[here]], said[stolen[here]]) - 0.5)
-    return np.array(told)
+    return np.asarray(LogisticRegression(max_iter=1000).fit(nats[~here], stolen[~here]).decision_function(nats))
+
+
+def _told(odds: np.ndarray, stolen: np.ndarray, here: np.ndarray) -> float:
+    """AUC above one half of (P,) log-odds among those `here`."""
+    return auc(odds[here & ~stolen], odds[here & stolen]) - 0.5

@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from detector import attacks, belief, contrastive, evidence, fusion, models, samples, scoring, training
+from detector import attacks, belief, contrastive, evidence, fusion, joints, models, samples, scoring, training
 from detector.evidence import EMBEDDING_CHANNELS, EXTREME, RATE, channel_names, channels
 from detector.facets import Facets
 from detector.fusion import relevance_of
@@ -88,7 +88,7 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "no strangest value": lambda: without(lambda name, looks: name.removesuffix(EXTREME) in {*looks.text} - {name}),
     "no order beside its values": lambda: without(lambda name, _: name == f"pair{RATE}"),
     "two habits in a new order are as new as any": lambda: [mock.patch.object(evidence, "REORDERED", 0.0)],
-    "nobody copies in no order": lambda: [mock.patch.object(attacks, "PRIOR", attacks.PRIOR | {"copy": 0.0})],
+    "nobody copies in no order": lambda: [mock.patch.object(attacks, "PRIOR", attacks.PRIOR | {"copy": 1e-9})],
     "belief fed by the boosting alone": lambda: [
         mock.patch.object(fusion, "LLR_ODDS", 1.5),
         mock.patch.object(fusion, "LLR_HEARD", 0.0),
@@ -99,10 +99,11 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "belief not carried over": lambda: [mock.patch.object(belief, "CARRY", 0.0)],
     "owners are never strange for long": lambda: [mock.patch.object(belief, "runs_of", owners_never)],
     "learns whatever comes": lambda: [mock.patch.object(belief, "lesson", everything_taught)],
-    "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.KINDS, 1.0))],
+    "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.PRIOR, 1.0))],
     "relevant is what catches all kinds together": lambda: [mock.patch.object(fusion, "relevance_of", of_all_kinds)],
     "channels that say the same count each": lambda: [mock.patch.object(fusion, "shared", never_shared)],
     "attributes count as relevant as they are": lambda: [mock.patch.object(fusion, "LOGGED", 0.0)],
+    "nothing looked at together": lambda: [mock.patch.object(joints, "LEAST_GAIN", 1.0)],
     "likeness and outlier scores measured as nats": lambda: [mock.patch.object(fusion, "unitless", fusion.reference)],
     "own peers only": lambda: [mock.patch.object(models, "BLENDS", (0.0,))],
     "all channels to the forest": lambda: [mock.patch.object(fusion, "RELEVANT", 0.0)],
