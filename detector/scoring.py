@@ -295,8 +295,12 @@ def _digits(p: np.ndarray) -> np.ndarray:
 
 def _looked_at(table: Sessions, pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     """(S, D) embeddings and (S, F, J) log-likelihoods under the peers."""
-    measured = measures(table, pack.population.centre, pack.population.spread)
-    return encode(pack.encoder, table, measured), peer_log_likelihood(table, pack.population, len(pack.facets.text))
+    return _embedded(table, pack), peer_log_likelihood(table, pack.population, len(pack.facets.text))
+
+
+def _embedded(table: Sessions, pack: Pack) -> np.ndarray:
+    """(S, D) embeddings."""
+    return encode(pack.encoder, table, measures(table, pack.population.centre, pack.population.spread))
 
 
 def _lesson(pack: Pack, guidance: Mapping[str, Guidance], table: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -363,13 +367,17 @@ def weigh(
     """Weigh sessions against their profiles (row by row); peers (S, F, J) from `peer_log_likelihood`; unfinished (S,) bool.
 
     That a session which goes on is shorter than usual says nothing: its volume counts only once it is above the owner's usual, and
-    its context is that of a session of usual length.
+    its context and its embedding are those of a session of usual length.
     """
-    nats = channels(table, profiles, embedding, peers, pack.population, pack.facets)
     usual = np.exp(posterior(profiles.number, pack.population)[0][:, -1])  # (S,) events
     short = unfinished & (table.events < usual)
-    nats[short, pack.channels.index("volume")] = SILENT
     events = np.where(short, usual, table.events)
+    if short.any():
+        rows = np.flatnonzero(short)
+        embedding = embedding.copy()
+        embedding[rows] = _embedded(replace(take(table, rows), events=events[rows]), pack)
+    nats = channels(table, profiles, embedding, peers, pack.population, pack.facets)
+    nats[short, pack.channels.index("volume")] = SILENT
     if pack.fusion is None:
         parts = np.maximum(nats, 0) / (1 + np.maximum(nats, 0)) * (profiles.history > 0)[:, None]
         return replace(_nothing_weighed(*nats.shape), e=parts, history=profiles.history)
