@@ -257,7 +257,7 @@ def columns_of(batch: Batch, name: str, facets: Facets) -> list[Column]:
     """The values of a text facet other than `pair`: several where an event has more than one, none where the log has none."""
     if name == "hour":
         return [_hours(batch.time, shift, weight) for shift, weight in HOUR_SPREAD]
-    if name == facets.joint:
+    if facets.together and name == facets.joint:
         first, second = (columns_of(batch, part, facets) for part in facets.together)
         return [_both(a, b) for a in first for b in second]
     source = name.removesuffix(PARENT)

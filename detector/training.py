@@ -123,7 +123,7 @@ def _together(batch: Batch, looks: Facets) -> tuple[str, ...]:
             columns = columns_of(batch, name, looks)
             column = columns[len(columns) // 2]  # an hour, not the ones beside it
             keys = column.keys[column.codes]
-            values[name] = np.unique(keys, return_inverse=True)[1] - int(keys.min() == 0)
+            values[name] = np.unique(keys, return_inverse=True)[1] - int((keys == 0).any())
     two = joints.together(factorize(batch.user, len(batch))[1], values)
     return two if Facets((), (), (), together=two).joint not in batch.attributes else ()  # what is called so is a facet already
 

@@ -770,3 +770,4 @@ def test_a_pack_remembers_what_it_looks_at_together(tmp_path: Path) -> None:
     taken = replace(batch, attributes={**batch.attributes, "action+how": batch.attributes["free"]})
     assert training.find_facets(taken, {}).together == ()  # the name is an attribute's
     assert training.find_facets(batch, {"how": "ignored"}).together == ()
+    assert training.find_facets(batch_of([]), {}).together == ()

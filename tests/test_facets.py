@@ -176,5 +176,7 @@ def test_what_comes_at_which_hour_is_spread_like_the_hour_and_parents_come_in_pl
     facets = Facets(("file:parent", "file:parent+hour", "hour"), (), (), None, {"file": 1}, (), ("file:parent", "hour"))
     table = sessions_of([{"time": 3600.0, "user": "u", "file": f} for f in ("a/1", "a/2")], facets)
     assert counts(table) == {"a": 2, "a + 00h": 0.5, "a + 01h": 1, "a + 02h": 0.5, "00h": 0.5, "01h": 1, "02h": 0.5}
+    nameless = sessions_of([{"time": 0, "user": "u", "": "x"}], Facets(("",), (), ()))
+    assert counts(nameless) == {"x": 1}
     without = sessions_of([{"time": 3600.0, "user": "u"}], facets)
     assert counts(without) == {"00h": 0.25, "01h": 0.5, "02h": 0.25}
