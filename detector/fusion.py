@@ -182,7 +182,7 @@ def judge(fusion: Fusion, channels: np.ndarray, history: np.ndarray, events: np.
     e = calibrate(fusion.channels, channels, history)
     odds = trees.total(fusion.boosting, np.concatenate([e, context(history, events)], axis=1))
     boosting = surprise(odds, fusion.boosting_reference)
-    heard = boosting + _spoken(surprise(e @ fusion.weight, fusion.sum_reference), boosting, history)
+    heard = boosting + _spoken(surprise(np.einsum("sc,c->s", e, fusion.weight), fusion.sum_reference), boosting, history)
     return Opinion(e, boosting, heard, history, _llr(odds, heard, fusion.llr_shift))
 
 

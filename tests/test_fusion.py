@@ -131,3 +131,21 @@ def test_a_boosting_says_what_its_library_says_of_it_whatever_the_company(rows: 
     said = trees.total(ours, asked)
     assert np.array_equal(said, model.decision_function(asked))
     assert np.array_equal(said[:3], np.concatenate([trees.total(ours, one[None]) for one in asked[:3]]))
+
+
+def test_not_a_bit_of_an_opinion_depends_on_what_else_is_judged() -> None:
+    rng = np.random.default_rng(0)
+    owners, stolen = rng.exponential(size=(2000, 17)), rng.exponential(3.0, (2000, 17))
+    taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int))
+    few, nats = np.zeros(17, bool), np.ones(17, bool)
+    fitted, *_ = fusion.fit(owners, np.full(2000, 50), np.full(2000, 5), taken, nats, few, 0)
+    strange = stolen[:240]  # mostly beyond what owners had in sum, where the sum is not a step
+    history, events = np.full(240, 50), np.full(240, 5)
+    whole = fusion.judge(fitted, strange, history, events)
+    assert 10 < len(np.unique(whole.heard)) <= 240
+    for size in (1, 2, 3, 7, 60):
+        for low in range(0, 240, size):
+            part = slice(low, low + size)
+            one = fusion.judge(fitted, strange[part], history[part], events[part])
+            assert np.array_equal(one.heard, whole.heard[part])
+            assert np.array_equal(one.llr, whole.llr[part])
