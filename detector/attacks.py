@@ -15,11 +15,12 @@ import numpy as np
 from detector.facets import HOUR_SPREAD, Facets
 from detector.sessions import MOST_VALUES, Sessions, pair_keys, tokens
 
-KINDS = ("swap", "borrow", "copy", "alone", "hijack", "mix", "inflate", "burst", "hours")
+KINDS = ("swap", "inside", "borrow", "copy", "alone", "hijack", "mix", "inflate", "burst", "hours")
 MIXED = (0.1, 0.5)  # share of the stranger's events in a mixture
 HIJACKED, UNCOPIED = (0.3, 0.8), (0.3, 0.7)  # and of those in a hijack; and beside copied ones
 PRIOR = {  # how common each kind is taken to be: most thieves are another person, some of whom copy
-    "swap": 4.0,
+    "swap": 2.0,
+    "inside": 8.0,
     "borrow": 2.0,
     "copy": 1.0,
     "alone": 1.0,
@@ -28,17 +29,17 @@ PRIOR = {  # how common each kind is taken to be: most thieves are another perso
     "mix": 1.0,
     "burst": 0.25,
     "hours": 0.25,
-    "stranger": 4.0,
-    "inside": 4.0,
+    "stranger": 2.0,
 }
-NAMES = (*KINDS, "stranger", "inside")  # the last two come in place of some swaps
+NAMES = (*KINDS, "stranger")  # the last of training alone
 SWAP, INFLATE, STRANGER, INSIDE = (NAMES.index(name) for name in ("swap", "inflate", "stranger", "inside"))
 INFLATED, FARTHEST = (2.0, 10.0), 4.0  # times; and where an owner's numbers spread wide, up to so many of their deviations
 
 
 def possible(looks: Facets) -> np.ndarray:
-    """(K,) bool: which of NAMES there are in a log; without numbers there is nothing to inflate."""
-    return np.array([name != "inflate" or bool(looks.measured) for name in NAMES])
+    """(K,) bool: which of NAMES to draw in a log; who would be inside swaps where owners keep to nothing."""
+    needed = {"inflate": bool(looks.measured), "stranger": bool(looks.fixed)}
+    return np.array([needed.get(name, True) for name in NAMES])
 
 
 def weights(kind: np.ndarray) -> np.ndarray:
@@ -52,16 +53,24 @@ class Ground:
 
     looks: Facets
     within: np.ndarray  # (N,) how far an owner's numbers spread, a standard deviation
-    telling: np.ndarray  # (F + N,) bool: what gives nearly every stranger away, if not all that is looked at does
+
+
+def levels(looks: Facets) -> dict[str, float]:
+    """The attributes that one who is inside may have of the owner, the steadiest first; one is left to tell them apart."""
+    return dict([*looks.steady.items()][: None if looks.measured else -1])
 
 
 def drawn(sessions: int, ground: Ground, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(S,) kinds, indices into NAMES, and (S,) which of the numbers that are attributes is inflated."""
-    kind = rng.integers(0, len(KINDS), sessions)
-    number = rng.integers(0, max(len(ground.looks.measured), 1), sessions)
-    also = ((STRANGER, bool(ground.looks.fixed)), (INSIDE, bool(ground.telling.any())))
-    swaps = np.array([SWAP, *(k for k, there in also if there)])
-    return np.where(kind == SWAP, swaps[np.arange(sessions) % len(swaps)], kind), number
+    """(S,) kinds, indices into NAMES, and (S,) which of the numbers that are attributes is inflated, or how many are the owner's.
+
+    The more an owner keeps to one value of an attribute, the likelier the thief has it: who has none of them swaps.
+    """
+    kinds = np.flatnonzero(possible(ground.looks))
+    kind, number = rng.choice(kinds, sessions), rng.integers(0, max(len(ground.looks.measured), 1), sessions)
+    level = (np.array([*levels(ground.looks).values()]) > rng.random((sessions, 1))).sum(axis=1)
+    another = (kind == SWAP) | (kind == INSIDE)
+    kind = np.where(another, np.where(level > 0, INSIDE, SWAP), kind)
+    return kind, np.where(another, level, number)
 
 
 def simulate(
@@ -72,7 +81,7 @@ def simulate(
     What says who an account is stays the owner's, but where the stranger shows it, or where it is all that is foreign.
 
     swap     the whole session is the stranger's; `stranger` too
-    inside   the stranger's, but for what gives nearly every stranger away: on the owner's device, from the owner's place
+    inside   the stranger's, but for what owners keep to, its `number` steadiest attributes: on the owner's device, from his place
     borrow   the stranger's, but for a random half of the facets and numbers, copied from the owner
     copy     the stranger's, with half of it copied from the owner, but in no order: half of the events, or sides as in `borrow`
     alone    the owner's, but for one facet of the stranger's
@@ -92,7 +101,8 @@ def simulate(
     single = np.append(looks.sources, text + np.arange(numbered))[rng.integers(0, text + numbered, sessions)]
     foreign[is_kind["alone"]] = np.arange(text + numbered) == single[is_kind["alone"], None]
     foreign[is_kind["inflate"] | is_kind["burst"] | is_kind["hours"]] = False
-    foreign[is_kind["inside"]] = ~ground.telling
+    inside = np.array([[*levels(looks), name].index(name) for name in looks.text])  # (F,) place among what may be the owner's
+    foreign[is_kind["inside"], :text] = inside >= number[is_kind["inside"], None]
     foreign[:, :text] = foreign[:, looks.sources]  # what is derived goes with the values that it is made of
     given = looks.given & ~(is_kind["alone"] | is_kind["stranger"])[:, None]  # (S, F) what comes with the account
     foreign[:, :text] &= ~given

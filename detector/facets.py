@@ -31,6 +31,7 @@ OFTEN_NEW, FEWER = 0.2, 0.5  # share of an account's values that are new to it, 
 LEVELS = 6  # tried, itself included
 CHANGED = 0.005  # share of events that are not as usual in what never changes
 FEWEST_GROWN, GROWN = 20, 0.99  # events of an account that tell; share of steps that do not go down
+FEWEST_SHOWN = 10  # values of an attribute from which it shows whether an account keeps to one
 FIXED_DAYS, FIXED_ACCOUNTS = 5, 5  # days that an account must have been there to tell, and so many such accounts
 RARE = 0.001  # share of events below which an attribute is too rare to be a habit
 PACE_FLOOR_S = 1.0  # most logs have whole seconds
@@ -47,6 +48,8 @@ class Facets:
     parents: Mapping[str, int] = field(default_factory=dict)  # attribute -> how many levels above its values `x:parent` looks
     fixed: tuple[str, ...] = ()  # text attributes that say who an account is, not what it does: see `unchanging`
     together: tuple[str, ...] = ()  # two text facets that are looked at together, too; or none
+    # the other text attributes -> how much of what an account shows is the value that it shows most, in [0, 1], descending
+    steady: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def joint(self) -> str:
@@ -167,13 +170,35 @@ def unchanging(users: Sequence[str], days: np.ndarray, columns: Mapping[str, Seq
         there = np.flatnonzero(often[account] & np.array([v is not None for v in values])[code])
         if not len(there):
             continue
-        cell, count = np.unique(account[there] * len(values) + code[there], return_counts=True)
-        most = np.zeros(len(often), np.int64)
-        np.maximum.at(most, cell // len(values), count)
-        main = (cell % len(values))[count == most[cell // len(values)]]
+        most, main = _shown_most(account[there], code[there])
         if most.sum() >= (1 - CHANGED) * len(there) and len(np.unique(main)) > 1:
             out.append(name)
     return tuple(out)
+
+
+def _shown_most(account: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(A,) how often each account (E,) shows the value, of code (E,), that it shows most; and the codes of those values."""
+    cell, count = np.unique(account * (code.max(initial=0) + 1) + code, return_counts=True)
+    who, what = np.divmod(cell, code.max(initial=0) + 1)
+    most = np.zeros(account.max(initial=-1) + 1, np.int64)
+    np.maximum.at(most, who, count)
+    return most, what[count == most[who]]
+
+
+def steadiness(users: Sequence[str], columns: Mapping[str, Sequence[object]]) -> dict[str, float]:
+    """How much accounts keep to one value of each attribute of `columns` (E,): as `Facets.steady` has it.
+
+    The mean over accounts of `users` (E,) that show FEWEST_SHOWN values of it; 0 where there is none.
+    """
+    account = factorize(users, len(users))[1]
+    out = {}
+    for name, column in columns.items():
+        values, code = factorize(column, len(users))
+        there = np.array([v is not None for v in values], bool)[code]
+        shown, most = np.bincount(account[there]), _shown_most(account[there], code[there])[0]
+        enough = shown >= FEWEST_SHOWN
+        out[name] = float((most[enough] / shown[enough]).mean()) if enough.any() else 0.0
+    return dict(sorted(out.items(), key=lambda one: -one[1]))
 
 
 def counters(users: Sequence[str], time: np.ndarray, columns: Mapping[str, Sequence[object]]) -> tuple[str, ...]:

@@ -47,9 +47,6 @@ KNOWN = 10.0  # sessions known at which forest and sum speak half for themselves
 LLR_LOW, LLR_HIGH = -5.0, 6.0  # one session alone neither clears nor condemns for good
 FEW = (0.0125, 0.025, 0.05)  # shares of false alarms at which a channel must catch something to be relevant
 RELEVANT = 0.5  # share of the best channel's AUC above 0.5, for some kind, from which a channel is shown to the outlier model
-# least weight in the sum of what looks at an attribute: what simulated thieves show little of beside what gives them away, real
-# ones who have that of the owner may show (a made log of payments: AUC .862 for .855, of logons .935 for .932)
-LOGGED = 0.3
 CAUGHT = 0.1  # what a kind's best channel catches beyond chance, or has of AUC above 0.5, from which it counts in full
 GRID = 0.05  # nats between thresholds of the boosting: quantiles took up to a quarter of a training, and are coarse in the tail
 FEWEST = 30  # sessions: a bin with fewer sessions borrows the reference of all
@@ -219,20 +216,19 @@ class Heldout:
 
 
 def fit(
-    owners: np.ndarray, history: np.ndarray, events: np.ndarray, taken: Taken, in_nats: np.ndarray, logged: np.ndarray, seed: int
+    owners: np.ndarray, history: np.ndarray, events: np.ndarray, taken: Taken, in_nats: np.ndarray, seed: int
 ) -> tuple[Fusion, np.ndarray, Heldout]:
     """Fit on channels (S, C) of owners' sessions, of accounts of whom `history` (S,) is known, and of takeovers.
 
     Comes with how relevant each channel is, (C,) in [0, 1], and what is said of all these by who did not see them.
 
-    in_nats: (C,) bool, which channels are; logged: (C,) bool, which look at what accounts do by the log, of which the sum hears
-    at least LOGGED.
+    in_nats: (C,) bool, which channels are.
     """
     made = [reference if nats else unitless for nats in in_nats]
     references = tuple(references_by_history(owners[:, c], history, of) for c, of in enumerate(made))
     e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, taken.channels, taken.history)
     relevance, shown = relevance_of(e_owners, e_attacks, taken.weight, taken.kind)
-    heeded = shared(np.maximum(relevance, LOGGED * logged), e_owners)
+    heeded = shared(relevance, e_owners)
     weight = taken.weight
     x = np.concatenate([np.c_[e_owners, context(history, events)], np.c_[e_attacks, context(taken.history, taken.events)]])
     coarse = np.round(x / GRID) * GRID

@@ -14,7 +14,6 @@ import numpy as np
 
 from detector import attacks, encoder, fusion
 from detector.evidence import (
-    DERIVED,
     EMBEDDING_SCALE,
     Population,
     Shares,
@@ -25,11 +24,10 @@ from detector.evidence import (
     peer_log_likelihood,
     predictive,
     shares_of,
-    side_of,
     text_channels,
     with_habits,
 )
-from detector.facets import PARENT, Facets
+from detector.facets import Facets
 from detector.profiles import Profiles, Shape, blank, learn, lookup, put
 from detector.profiles import take as take_profiles
 from detector.sessions import Sessions, take, with_volume
@@ -49,7 +47,6 @@ WAYS = (False, True)  # whether the encoder is whitened: what tells later sessio
 DISCOUNTS, STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9), (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 BLENDS = (0.0, 0.1, 0.3, 1.0)
 LEAST_GAIN = 0.005  # of AUC: a larger blend must earn its place
-TELLING = 0.8  # share of other accounts' sessions, beyond chance, that one look at an attribute catches at few false alarms
 ALIKE, LEAST_ALIKE = 0.5, 0.001  # share of what suits the embedding, where that gains so much of AUC; .25 to .8 gain alike
 MEAN_OF = 256  # accounts, for how well a value suits the mean one
 PREDICTIVE = ("discount", "strength", "blend", "alike")  # what of the population the later part of history speaks for
@@ -68,7 +65,6 @@ class Model:
     shape: Shape
     members: contrastive.Members  # of the encoder, to go on from
     whitened: bool  # how they are merged
-    telling: np.ndarray  # (F + N,) bool, as `attacks.Ground` has it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,7 +74,7 @@ class Model:
     @property
     def ground(self) -> attacks.Ground:
         """What simulated thieves go by."""
-        return attacks.Ground(self.facets, np.sqrt(self.population.scale / self.population.shape), self.telling)
+        return attacks.Ground(self.facets, np.sqrt(self.population.scale / self.population.shape))
 
     def embedding(self, table: Sessions) -> np.ndarray:
         """(S, D) of sessions."""
@@ -155,7 +151,7 @@ def _model_of(
         value_level=np.log(np.exp(suits).mean(axis=1)).astype(np.float32),
     )
     size = Shape(len(found.text), len(found.number) + 1, peers, encoder.WIDTH)
-    return Model(found, population, model, size, members, whitened, np.zeros(len(found.text) + len(found.number), bool))
+    return Model(found, population, model, size, members, whitened)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -260,8 +256,7 @@ def first(found: Facets, table: Sessions, account: np.ndarray, cut: int, account
     apart = [told_apart(model, late, account[cut:], warm, seed) for model, warm in zip(models, warmed, strict=True)]
     best = int(np.argmax(apart))
     population = _with_predictive(models[best], late, account[cut:], warmed[best], seed)
-    model = replace(models[best], population=population)
-    return replace(model, telling=_telling(model, late, account[cut:], warmed[best], seed)), warmed[best]
+    return replace(models[best], population=population), warmed[best]
 
 
 def _strangers(account: np.ndarray, warm: Profiles, rng: np.random.Generator, draws: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -284,27 +279,6 @@ def told_apart(model: Model, table: Sessions, account: np.ndarray, warm: Profile
     embedding, own = model.embedding(table), take_profiles(warm, account[judged])
     owners, others = (embedding_channels(own, embedding[rows], model.population) for rows in (judged, strangers))
     return float(fusion.caught(owners, others, np.ones(len(others))).mean())
-
-
-def _telling(model: Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> np.ndarray:
-    """(F + N,) bool: which attributes give nearly all other accounts' sessions (S) away, with what is made of them.
-
-    `Facets.fixed` is left aside; none where no other attribute would be left. A thief who has that of the owner shows in what else
-    there is, and the fusion can learn it from no other takeover.
-    """
-    facets, sides = model.facets, (*model.facets.text, *model.facets.number)
-    judged, strangers = _strangers(account, warm, np.random.default_rng(seed))
-    if not len(judged):
-        return model.telling
-    own = take_profiles(warm, account[judged])
-    seen, foreign = (model.channels(take(table, rows), own) for rows in (judged, strangers))
-    beyond = fusion.caught(seen, foreign, np.ones(len(judged))) - np.mean(fusion.FEW)
-    of = [side_of(name).removesuffix(PARENT) for name in model.names]
-    attributes = {name.removesuffix(PARENT) for name in sides} - {*DERIVED, *facets.fixed, facets.joint}
-    striking = {name for name, x in zip(of, beyond, strict=True) if x > TELLING and name in attributes}
-    told = np.array([name.removesuffix(PARENT) in striking for name in sides])
-    told[: len(facets.text)] = told[facets.sources]
-    return told if attributes - striking else model.telling
 
 
 def _with_predictive(model: Model, table: Sessions, account: np.ndarray, warm: Profiles, seed: int) -> Population:

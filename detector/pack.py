@@ -26,7 +26,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 13
+FORMAT = 14
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "parents": dict(pack.facets.parents),
         "fixed": list(pack.facets.fixed),
         "together": list(pack.facets.together),
+        "steady": dict(pack.facets.steady),
         "llr_shift": None if pack.fusion is None else pack.fusion.llr_shift,
         "trusted_until": pack.trusted_until,
         "trained_until": pack.trained_until,
@@ -149,7 +150,7 @@ def load(folder: Path) -> Pack:
 def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> Pack:
     text, number, log_scale = (tuple(manifest[name]) for name in ("text", "number", "log_scale"))
     fixed, together = (tuple(manifest[name]) for name in ("fixed", "together"))
-    facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"], fixed, together)
+    facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"], fixed, together, manifest["steady"])
     population = Population(**{f.name: arrays[f"population.{f.name}"] for f in fields(Population)})
     encoder = Encoder(**{f.name: arrays[f"encoder.{f.name}"] for f in fields(Encoder)})
 

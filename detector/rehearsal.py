@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from detector import splicing, training
-from detector.attacks import KINDS
+from detector.attacks import KINDS, levels
 from detector.calibration import SPELL
 from detector.cycle import Engine, rebuild, settle
 from detector.errors import SettingsError, TrainingError
@@ -161,7 +161,8 @@ def _rules(log: splicing.Log, pack: Pack, settings: Settings, since: float) -> s
     names = dict.fromkeys((*pack.facets.text, *pack.facets.parents))
     text, number = (tuple(n for n in some if n in known) for some in (names, pack.facets.number))
     gap, named_gap = settings.session.gap, settings.session.named_gap
-    return splicing.Rules(text, number, pack.facets.fixed, gap, named_gap, since, float(log.batch.time[-1]))
+    steady = levels(pack.facets)
+    return splicing.Rules(text, number, pack.facets.fixed, gap, named_gap, since, float(log.batch.time[-1]), tuple(steady.items()))
 
 
 def _watched(log: splicing.Log, since: float, until: float) -> float:

@@ -17,8 +17,7 @@ import numpy as np
 
 from detector import attacks, belief, calibration, fusion, waiting
 from detector.errors import TrainingError
-from detector.evidence import DERIVED, EMBEDDING_CHANNELS, channels, side_of
-from detector.facets import PARENT
+from detector.evidence import EMBEDDING_CHANNELS, channels
 from detector.models import ENOUGH_SESSIONS, Model, in_turn, lesson
 from detector.profiles import Profiles, blank, learn, put
 from detector.profiles import take as take_profiles
@@ -67,7 +66,7 @@ class Stolen(Sample):
     """Simulated takeovers."""
 
     kind: np.ndarray  # (S,) of attack
-    number: np.ndarray  # (S,) that is inflated, if it is
+    number: np.ndarray  # (S,) that is inflated, or how many attributes are the owner's
 
 
 Some = TypeVar("Some", bound=Sample)
@@ -109,9 +108,6 @@ def fit_fusion(
         np.concatenate([own.events, dismissed.events[again]]),
         made,
         ~np.isin(model.names, EMBEDDING_CHANNELS),
-        np.array(
-            [side_of(n).removesuffix(PARENT) not in (*DERIVED, *EMBEDDING_CHANNELS, *model.facets.fixed) for n in model.names]
-        ),
         seed,
     )
     taken, n = walks[0][1], len(some)
@@ -196,7 +192,7 @@ def _attack(
     strangers = rng.integers(0, len(table), len(now))
     kind, number = attacks.drawn(len(now), ground, rng)
     stolen = attacks.simulate(some, take(table, strangers), kind, number, ground, rng)
-    valid = np.flatnonzero((account[strangers] != account[now]) & attacks.possible(model.facets)[kind])
+    valid = np.flatnonzero(account[strangers] != account[now])
     stolen, mine = take(stolen, valid), take_profiles(mine, valid)
     return Stolen(model.channels(stolen, mine), mine.history, stolen.events, kind[valid], number[valid])
 
@@ -204,9 +200,11 @@ def _attack(
 def _taken(simulated: Stolen, told: Sample, worth: np.ndarray) -> fusion.Taken:
     """Simulated takeovers, and those that people told of, which count as swaps and are worth more.
 
-    Who shows who he is does not say what else gives thieves away. Each number that is inflated is a kind of its own.
+    Who shows who he is does not say what else gives thieves away. Each number that is inflated is a kind of its own, and so are
+    thieves who have the same of the owner: what gives most of them away hides what is left of those who have it.
     """
-    asked = np.where(simulated.kind == attacks.INFLATE, len(attacks.NAMES) + simulated.number, simulated.kind)
+    apart = np.isin(simulated.kind, (attacks.INFLATE, attacks.INSIDE))
+    asked = np.where(apart, simulated.kind + len(attacks.NAMES) * (1 + simulated.number), simulated.kind)
     asked = np.where(simulated.kind == attacks.STRANGER, -1, asked)
     return fusion.Taken(
         channels=np.concatenate([simulated.channels, told.channels]),

@@ -59,6 +59,7 @@ class Rules:
     named_gap: float
     since: float  # takeovers lie in [since, until]
     until: float
+    steady: tuple[tuple[str, float], ...] = ()  # attributes that a thief may have of the owner, how much owners keep to one value
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,14 @@ class Way:
     factor: float
     only_largest: bool
     times: float  # how often a burst repeats
+    kept: frozenset[str] = frozenset()  # attributes that `inside` has of the owner
 
 
 def draw(rules: Rules, batch: Batch, own: np.ndarray, rng: np.random.Generator) -> Way:
     """Chance, once for a takeover."""
     sides = (*rules.text, *rules.number)
     half = frozenset(rng.permutation(sides)[: len(sides) // 2].tolist())
+    held = rng.random() * max((share for _, share in rules.steady), default=0.0)
     larger = [name for name in rules.number if _numbers(batch, name, own).any()]
     return Way(
         half,
@@ -195,6 +198,7 @@ def draw(rules: Rules, batch: Batch, own: np.ndarray, rng: np.random.Generator) 
         float(np.exp(rng.uniform(np.log(2), np.log(10)))),
         bool(rng.random() < 0.5),
         float(rng.uniform(*BURST_TIMES)),
+        frozenset(name for name, share in rules.steady if share > held),
     )
 
 
@@ -215,6 +219,8 @@ def drafted(
 def _of_kind(batch: Batch, own: np.ndarray, other: np.ndarray, kind: str, way: Way, rng: np.random.Generator) -> Draft | None:
     if kind in ("swap", "borrow"):
         return _crossed(batch, other, own, way.borrowed if kind == "borrow" else frozenset())
+    if kind == "inside":
+        return _crossed(batch, other, own, way.kept) if way.kept else None
     if kind == "copy":
         return _copied(batch, own, other, way, rng)
     if kind in ("alone", "hours"):

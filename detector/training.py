@@ -31,6 +31,7 @@ from detector.facets import (
     discover,
     factorize,
     observe,
+    steadiness,
     unchanging,
 )
 from detector.history import lots, select
@@ -111,7 +112,7 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     logs = tuple(_log_scale(np.array([as_number(v) for v in sample[name] if v is not None])) for name in number)
     plain = Facets((*text, *above, "hour"), (*number, "pace"), (*logs, True), pair_of, parents, fixed)
     together = _together(select(batch, rows), plain)
-    found = replace(plain, together=together)
+    found = replace(plain, together=together, steady=steadiness(users, {n: seen[n] for n in text if n not in fixed}))
     return replace(found, text=(*text, *above, *(("pair",) if pair_of else ()), *((found.joint,) if together else ()), "hour"))
 
 
@@ -153,6 +154,7 @@ def _log_scale(values: np.ndarray) -> bool:
     return bool(log_normal > normal + LOG_MARGIN)
 
 
+STEADY = 0.5  # of what an account shows is one value, from which people are told so
 LOG_MARGIN = 0.5  # nats per value: on a linear scale a large amount stands out more, so the log scale must earn its place
 
 
@@ -243,7 +245,7 @@ def _told_of(model: models.Model, batch: Batch) -> dict[str, list[str]]:
         "text": list(facets.text),
         "number": [f"{n} (log)" if log else n for n, log in zip(facets.number, facets.log_scale, strict=True)],
         "fixed": list(facets.fixed),
-        "telling": [name for name, told in zip((*facets.text, *facets.number), model.telling, strict=True) if told],
+        "steady": [f"{name} {share:.0%}" for name, share in facets.steady.items() if share >= STEADY],
         "left_out": [name for name in batch.attributes if name not in (*facets.text, *facets.number)],
     }
 
@@ -315,7 +317,7 @@ def report_lines(report: Mapping[str, Any]) -> Sequence[str]:
     named = {
         "left_out": "left out",
         "fixed": "never change and so say who an account is",
-        "telling": "give nearly every stranger away",
+        "steady": "owners keep to one value of",
     }
     short, long, *_ = report["owners_strange"]
     kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in report["caught_at_1_percent"].items())

@@ -134,3 +134,26 @@ def manners(accounts: int = 50, days: int = 66, seed: int = 0) -> tuple[list[dic
                 )
                 stolen |= {(f"u{a:02d}", moment)} if theft else set()
     return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen
+
+
+def wards(accounts: int = 48, days: int = 70, seed: int = 0) -> tuple[list[dict[str, object]], set[tuple[str, float]]]:
+    """A session a day of people of six wards, who mostly keep to their ward, to a desk that others have, too, and to some work.
+
+    And user and time of thieves' events: from day 54 on, some sessions are at the owner's ward and desk, but are another's work.
+    """
+    rows: list[dict[str, object]] = []
+    stolen: set[tuple[str, float]] = set()
+    rng = np.random.default_rng(seed)
+    work = rng.dirichlet(np.full(20, 0.4), accounts)
+    home = [{"ward": f"w{a % 6}", "desk": f"d{a % 6}-{a // 12}", "sign": f"s{rng.integers(4)}"} for a in range(accounts)]
+    for a in range(accounts):
+        for day in range(days):
+            theft = day >= 54 and rng.random() < 0.05
+            whose = int(rng.choice(np.flatnonzero(np.arange(accounts) != a))) if theft else a
+            where = dict(home[a]) if theft or rng.random() < 0.9 else dict(home[int(rng.integers(accounts))])
+            when = day + rng.uniform(0.3, 0.7)
+            for k, what in enumerate(rng.choice(20, 5, p=work[whose]).tolist()):
+                moment = round(START + when * DAY + 40.0 * k, 3)
+                rows.append({"user": f"u{a:02d}", "time": moment, "action": f"a{what}", **where})
+                stolen |= {(f"u{a:02d}", moment)} if theft else set()
+    return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen

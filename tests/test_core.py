@@ -31,8 +31,8 @@ from detector.settings import SessionSettings, TrainingSettings
 from tests.logs import batch_of, manners, rows_of_people
 
 
-def ground_of(looks: Facets, within: float = 1.0, telling: tuple[str, ...] = ()) -> attacks.Ground:
-    return attacks.Ground(looks, np.full(len(looks.number), within), np.isin((*looks.text, *looks.number), telling))
+def ground_of(looks: Facets, within: float = 1.0) -> attacks.Ground:
+    return attacks.Ground(looks, np.full(len(looks.number), within))
 
 
 def simulated(own: Sessions, stranger: Sessions, kind: str, ground: attacks.Ground, number: int = 0) -> Sessions:
@@ -286,37 +286,61 @@ def test_what_says_who_an_account_is_comes_with_it_and_what_gives_all_away_may_b
         return [{*table.key[i][table.facet[i] == device].tolist()} for i in inside]
 
     assert shown("swap", ground_of(trained.facets)) == devices(stranger) != devices(own)
-    assert all(shown(kind, ground_of(fixed)) == devices(own) for kind in (*attacks.KINDS, "inside") if kind != "alone")
+    assert all(shown(kind, ground_of(fixed)) == devices(own) for kind in attacks.KINDS if kind != "alone")
     assert shown("stranger", ground_of(fixed)) == devices(stranger)
     strange = [a != b for a, b in zip(shown("alone", ground_of(fixed)), devices(own), strict=True)]
     assert 0 < sum(strange) < len(strange)
-    inside = simulated(own, stranger, "inside", ground_of(trained.facets, telling=("device", "amount")))
-    page, amount = trained.facets.text.index("page"), trained.facets.number.index("amount")
-    assert devices(inside) == devices(own)
-    assert np.array_equal(inside.key[inside.facet == page], stranger.key[stranger.facet == page])
-    assert np.array_equal(inside.numbers[:, amount], own.numbers[:, amount])
 
 
-def test_some_swaps_are_of_another_kind_where_there_is_such_a_kind(trained: Pack) -> None:
-    looks, fixed = trained.facets, replace(trained.facets, fixed=("device",))
+def test_who_is_inside_has_of_the_owner_what_owners_keep_to_most(trained: Pack, history: Sessions) -> None:
+    rows = np.flatnonzero(history.user[:-1] != history.user[1:])[:300]
+    own, stranger, looks = take(history, rows), take(history, rows + 1), trained.facets
+    assert list(looks.steady) == ["device", "action", "page"]
+    assert 0.85 < looks.steady["device"] < 0.95
+    assert 0.5 < looks.steady["action"] < 0.7
 
-    def kinds(ground: attacks.Ground) -> dict[str, int]:
-        kind, number = attacks.drawn(9000, ground, np.random.default_rng(0))
-        assert (number == 0).all()  # the amount
-        return {attacks.NAMES[k]: int((kind == k).sum()) for k in np.unique(kind)}
+    def held(table: Sessions, name: str) -> list[list[object]]:
+        index = looks.text.index(name)
+        parts = [slice(*table.indptr[s : s + 2]) for s in range(len(table))]
+        return [[*zip(table.key[i].tolist(), table.count[i].tolist(), table.facet[i] == index, strict=True)] for i in parts]
 
-    plain, both = kinds(ground_of(looks)), kinds(ground_of(fixed, telling=("page",)))
-    assert set(plain) == set(attacks.KINDS)
-    assert set(both) == set(attacks.NAMES)
-    assert plain["swap"] == both["swap"] + both["stranger"] + both["inside"]
-    assert min(both["swap"], both["stranger"], both["inside"]) > 0.25 * plain["swap"]
-    assert {k: n for k, n in plain.items() if k != "swap"} == {k: n for k, n in both.items() if k in plain and k != "swap"}
+    for level in (1, 2, 3):
+        made = simulated(own, stranger, "inside", ground_of(looks), level)
+        for place, name in enumerate(looks.steady):
+            parts = [[x for x in row if x[-1]] for row in held(made, name)]
+            whose = own if place < level else stranger
+            assert parts == [[x for x in row if x[-1]] for row in held(whose, name)]
+        assert np.array_equal(made.numbers, stranger.numbers)
+        assert np.array_equal(made.events, stranger.events)
 
 
-def test_without_numbers_there_is_nothing_to_inflate(trained: Pack) -> None:
-    assert attacks.possible(trained.facets).all()
-    impossible = ~attacks.possible(replace(trained.facets, number=("pace",), log_scale=(True,)))
-    assert [name for name, no in zip(attacks.NAMES, impossible, strict=True) if no] == ["inflate"]
+def test_the_more_owners_keep_to_a_value_the_likelier_a_thief_has_it_and_something_is_left(trained: Pack) -> None:
+    looks = replace(trained.facets, steady={"device": 0.9, "action": 0.6, "page": 0.0})
+
+    def shares(some: Facets) -> list[float]:
+        kind, number = attacks.drawn(40_000, ground_of(some), np.random.default_rng(0))
+        inside, swap = (kind == attacks.NAMES.index(name) for name in ("inside", "swap"))
+        assert (number[inside] > 0).all()
+        return [float(swap.sum() / (swap | inside).sum()), *(np.bincount(number[inside])[1:] / (swap | inside).sum())]
+
+    assert shares(looks) == pytest.approx([0.1, 0.3, 0.6], abs=0.02)
+    assert shares(replace(looks, number=("pace",), log_scale=(True,))) == pytest.approx([0.1, 0.3, 0.6], abs=0.02)
+    two = replace(looks, number=("pace",), log_scale=(True,), steady={"device": 0.9, "action": 0.6})
+    assert shares(two) == pytest.approx([0.1, 0.9], abs=0.02)  # what the thief does is left
+    assert shares(replace(two, steady={"action": 0.6})) == [1.0]
+    assert shares(replace(two, steady={})) == [1.0]
+
+
+def test_a_log_has_only_takeovers_that_its_attributes_allow(trained: Pack) -> None:
+    def missing(looks: Facets) -> list[str]:
+        kind, _ = attacks.drawn(4000, ground_of(looks), np.random.default_rng(0))
+        assert np.array_equal(np.unique(kind), np.flatnonzero(attacks.possible(looks)))
+        return [name for n, name in enumerate(attacks.NAMES) if n not in kind]
+
+    looks = trained.facets
+    assert missing(replace(looks, fixed=("device",))) == []
+    assert missing(looks) == ["stranger"]
+    assert missing(replace(looks, number=("pace",), log_scale=(True,))) == ["inflate", "stranger"]
 
 
 def test_what_spreads_wide_is_inflated_more(trained: Pack, history: Sessions) -> None:
@@ -571,23 +595,24 @@ def test_what_never_changes_within_an_account_does_not_hide_what_is_done_with_it
     assert max(relevance[name] for name in made.channels if name.split(":")[0] in made.facets.fixed) < 0.2
     assert relevance["page"] > 0.5
     assert made.report["caught_at_1_percent"]["stranger"] == 1.0
-    assert not {*made.report["telling"]} & {*made.facets.fixed}
+    assert not {*made.facets.steady} & {*made.facets.fixed}
     assert made.report["left_out"] == []
     assert any("say who an account is: " in line and "home" in line for line in training.report_lines(made.report))
 
 
-def test_the_program_finds_what_gives_nearly_all_strangers_away_and_learns_from_thieves_who_have_it() -> None:
+def test_the_program_finds_what_owners_keep_to_and_learns_from_thieves_who_have_it() -> None:
     rows: list[dict[str, object]] = [
         {**row, "device": f"pc-{row['user']}" if i % 9 else f"phone-{row['user']}"} for i, row in enumerate(rows_of_people())
     ]
     made = training.train(batch_of(rows), {}, SessionSettings(), TrainingSettings(), 0)
     assert made.facets.fixed == ()
-    assert "device" in made.report["telling"]
-    assert "amount" not in made.report["telling"]
+    assert list(made.facets.steady) == ["device", "action", "page"]
+    assert made.report["steady"] == [f"{name} {made.facets.steady[name]:.0%}" for name in ("device", "action")]
+    assert any(line.startswith("owners keep to one value of: device 89%") for line in training.report_lines(made.report))
     assert "inside" in made.report["caught_at_1_percent"]
     alone = [{k: v for k, v in row.items() if k in ("time", "user", "device")} for row in rows]
     nothing_else = training.train(batch_of(alone), {}, SessionSettings(), TrainingSettings(), 0)
-    assert nothing_else.report["telling"] == []
+    assert list(nothing_else.facets.steady) == ["device"]
     assert "inside" not in nothing_else.report["caught_at_1_percent"]
 
 
@@ -712,7 +737,7 @@ def test_what_a_simulated_thief_shows_together_is_made_of_what_he_shows() -> Non
     )
     own, stranger = (take(table, np.flatnonzero(table.user == user)) for user in "uv")
     mine, theirs = met(own), met(stranger)
-    shown = {kind: met(simulated(own, stranger, kind, ground_of(LOOKS))) for kind in attacks.NAMES}
+    shown = {kind: met(simulated(own, stranger, kind, ground_of(LOOKS))) for kind in attacks.NAMES}  # inside: nothing is steady
     assert shown["swap"] == theirs
     assert shown["hours"] == [m | {"hour": t["hour"]} for m, t in zip(mine, theirs, strict=True)]
     for kind in ("borrow", "alone"):
@@ -725,7 +750,8 @@ def test_what_a_simulated_thief_shows_together_is_made_of_what_he_shows() -> Non
         assert 0 < torn < len(own)
     assert all(one != m for one, m in zip(shown["alone"], mine, strict=True))  # something is the stranger's
     assert any(one["action+how"] - m["action+how"] - t["action+how"] for one, m, t in zip(shown["copy"], mine, theirs, strict=True))
-    inside = met(simulated(own, stranger, "inside", ground_of(LOOKS, telling=("how",))))
+    looks = replace(LOOKS, steady={"how": 0.9, "action": 0.2})
+    inside = met(simulated(own, stranger, "inside", ground_of(looks), 1))
     assert all(
         one["how"] == m["how"] and one["action"] == t["action"] and one["action+how"] <= all_pairs(t["action"], m["how"])
         for one, m, t in zip(inside, mine, theirs, strict=True)
@@ -765,6 +791,7 @@ def test_a_pack_remembers_what_it_looks_at_together(tmp_path: Path) -> None:
     batch = batch_of(manners()[0])
     made = training.untrained(batch, {}, 0)
     assert made.facets.together == ("action", "how")
+    assert set(made.facets.steady) == {"action", "how", "free"}
     save(made, tmp_path)
     assert load(tmp_path / made.id).facets == made.facets
     taken = replace(batch, attributes={**batch.attributes, "action+how": batch.attributes["free"]})

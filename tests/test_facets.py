@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.facets import Facets, ancestors, as_sessions, counters, discover, key_of, observe, parent, unchanging
+from detector.facets import (
+    Facets,
+    ancestors,
+    as_sessions,
+    counters,
+    discover,
+    key_of,
+    observe,
+    parent,
+    steadiness,
+    unchanging,
+)
 from detector.sessions import Sessions, assign, combine, empty, with_volume
 from tests.logs import batch_of
 
@@ -134,6 +145,22 @@ def test_what_hardly_ever_changes_within_accounts_but_differs_between_them_is_fi
     assert unchanging(users, days // 5, columns) == ()  # four days are too few to tell
     assert unchanging(users[:3] * 1000, days[:3000], {"home": columns["home"][:3] * 1000}) == ()  # and three accounts
     assert unchanging([], np.empty(0, int), {"home": []}) == ()
+
+
+def test_what_accounts_keep_to_is_the_share_of_the_value_that_each_shows_most() -> None:
+    users = [f"u{i % 20}" for i in range(2000)]
+    columns: dict[str, list[object]] = {
+        "page": [f"p{i // 20 % 10}" for i in range(2000)],
+        "device": [f"pc {u}" if i // 20 % 4 else f"phone {u}" for i, u in enumerate(users)],
+        "app": ["shop"] * 2000,
+        "plan": ["gold" if i % 20 == 3 else None for i in range(2000)],
+        "seldom": ["x" if i < 180 else None for i in range(2000)],  # nine times an account: too few to tell
+        "nothing": [None] * 2000,
+    }
+    shares = steadiness(users, columns)
+    assert shares == pytest.approx({"app": 1.0, "plan": 1.0, "device": 0.75, "page": 0.1, "seldom": 0.0, "nothing": 0.0})
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert steadiness([], {"page": []}) == {"page": 0.0}
 
 
 def test_clocks_and_serial_numbers_only_grow() -> None:

@@ -34,7 +34,7 @@ from detector.stores import SqliteStore
 from tests.logs import DAY, START, batch_of, rows_of_people
 
 GAP, NAMED_GAP = 1800.0, 7200.0
-WAY = Way(frozenset({"device", "hour"}), "page", 0.5, "amount", 3.0, False, 6.0)
+WAY = Way(frozenset({"device", "hour"}), "page", 0.5, "amount", 3.0, False, 6.0, frozenset({"device"}))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def log() -> Log:
 @pytest.fixture(scope="module")
 def rules(log: Log) -> Rules:
     number = ("amount", "pace")
-    return Rules(("action", "device", "page", "hour"), number, (), GAP, NAMED_GAP, START + 28 * DAY, float(log.batch.time[-1]))
+    end, steady = float(log.batch.time[-1]), (("device", 0.9), ("action", 0.6), ("page", 0.2))
+    return Rules(("action", "device", "page", "hour"), number, (), GAP, NAMED_GAP, START + 28 * DAY, end, steady)
 
 
 def spliced(log: Log, rules: Rules, seed: int = 0) -> tuple[Batch, tuple[Takeover, ...]]:
@@ -140,6 +141,21 @@ def test_borrowing_copies_half_of_the_sides_from_the_owner(log: Log, rules: Rule
     assert draft.clock == log.batch.time[own[0]] % DAY
     way = splicing.draw(rules, log.batch, own, np.random.default_rng(0))
     assert len(way.borrowed) == len((*rules.text, *rules.number)) // 2
+
+
+def test_who_is_inside_has_what_owners_keep_to(log: Log, rules: Rules) -> None:
+    made, draft, own, other = drawn(log, rules, "inside")
+    assert set(made.attributes["device"]) <= set(values(log, own, "device"))
+    for name in ("action", "page", "amount"):
+        assert list(made.attributes[name]) == values(log, other, name)
+    assert draft.clock == log.batch.time[other[0]] % DAY
+    ways = [splicing.draw(rules, log.batch, own, np.random.default_rng(seed)) for seed in range(600)]
+    shares = [np.mean([name in way.kept for way in ways]) for name in ("device", "action", "page")]
+    assert shares == pytest.approx([1.0, 0.67, 0.22], abs=0.06)  # the more owners keep to a value, the likelier he has it
+    assert {way.kept for way in ways} == {frozenset(("device", "action", "page")[:n]) for n in (1, 2, 3)}
+    assert drafted(log.batch, own, other, "inside", replace(WAY, kept=frozenset()), rules, np.random.default_rng(0)) is None
+    nothing = splicing.draw(replace(rules, steady=()), log.batch, own, np.random.default_rng(0))
+    assert nothing.kept == frozenset()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9], ids=["events", "sides"])
@@ -422,8 +438,9 @@ def test_too_little_before_what_is_held_back_is_told(log: Log) -> None:
 
 
 def test_more_is_held_back_where_a_quarter_of_the_time_holds_too_little(log: Log) -> None:
-    span = log.batch.time[-1] - log.batch.time[0]
-    assert log.batch.time[-1] - rehearsal._held(log, None, 1) == pytest.approx(0.25 * span)
+    enough = log_of(batch_of(rows_of_people(18)), GAP, NAMED_GAP)
+    span = enough.batch.time[-1] - enough.batch.time[0]
+    assert enough.batch.time[-1] - rehearsal._held(enough, None, 1) == pytest.approx(0.25 * span)
     assert (log.start >= rehearsal._held(log, None, 10)).mean() == pytest.approx(0.5, abs=0.01)
     assert log.batch.time[-1] - rehearsal._held(log, 5 * DAY, None) == pytest.approx(5 * DAY)
 

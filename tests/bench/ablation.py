@@ -65,6 +65,11 @@ def everything_taught(doubt: np.ndarray, history: np.ndarray, unlearnt: np.ndarr
     return np.ones(len(doubt))
 
 
+def nothing_kept(looks: Facets) -> dict[str, float]:
+    """What a thief may have of the owner where nobody is inside."""
+    return {}
+
+
 def of_all_kinds(owners: np.ndarray, thieves: np.ndarray, weight: np.ndarray, kind: np.ndarray) -> Any:
     """Relevance without regard to kinds."""
     return relevance_of(owners, thieves, weight, np.minimum(kind, 0))
@@ -88,6 +93,7 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "no strangest value": lambda: without(lambda name, looks: name.removesuffix(EXTREME) in {*looks.text} - {name}),
     "no order beside its values": lambda: without(lambda name, _: name == f"pair{RATE}"),
     "two habits in a new order are as new as any": lambda: [mock.patch.object(evidence, "REORDERED", 0.0)],
+    "nobody has what owners keep to": lambda: [mock.patch.object(attacks, "levels", nothing_kept)],
     "nobody copies in no order": lambda: [mock.patch.object(attacks, "PRIOR", attacks.PRIOR | {"copy": 1e-9})],
     "belief fed by the boosting alone": lambda: [
         mock.patch.object(fusion, "LLR_ODDS", 1.5),
@@ -102,7 +108,6 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.PRIOR, 1.0))],
     "relevant is what catches all kinds together": lambda: [mock.patch.object(fusion, "relevance_of", of_all_kinds)],
     "channels that say the same count each": lambda: [mock.patch.object(fusion, "shared", never_shared)],
-    "attributes count as relevant as they are": lambda: [mock.patch.object(fusion, "LOGGED", 0.0)],
     "nothing looked at together": lambda: [mock.patch.object(joints, "LEAST_GAIN", 1.0)],
     "likeness and outlier scores measured as nats": lambda: [mock.patch.object(fusion, "unitless", fusion.reference)],
     "own peers only": lambda: [mock.patch.object(models, "BLENDS", (0.0,))],
