@@ -18,9 +18,9 @@ from detector.sessions import MOST_VALUES, Sessions, pair_keys, tokens
 KINDS = ("swap", "inside", "borrow", "copy", "alone", "hijack", "mix", "inflate", "burst", "hours")
 MIXED = (0.1, 0.5)  # share of the stranger's events in a mixture
 HIJACKED, UNCOPIED = (0.3, 0.8), (0.3, 0.7)  # and of those in a hijack; and beside copied ones
-PRIOR = {  # how common each kind is taken to be: most thieves are another person, some of whom copy
-    "swap": 2.0,
-    "inside": 8.0,
+PRIOR = {  # how common each kind is taken to be: most thieves are another person, most of these at the owner's place, some copy
+    "swap": 2.0,  # drawn twice as often as others, together with inside
+    "inside": 8.0,  # of 4 to 16 more catches more where there is something to keep to, at little cost elsewhere
     "borrow": 2.0,
     "copy": 1.0,
     "alone": 1.0,

@@ -35,11 +35,24 @@ def test_what_comes_with_what_tells_accounts_apart_by_itself_is_not_asked() -> N
     assert together(account, values) == ("what", "how")
 
 
+def test_what_comes_with_a_value_that_is_often_new_is_not_asked() -> None:
+    account, values = drawn()
+
+    def found(new: float) -> tuple[str, ...]:
+        fresh = np.random.default_rng(2).random(EVENTS) < new
+        detail = np.where(fresh, 6 + np.arange(EVENTS), values["how"])
+        return together(account, {"free": values["free"], "what": values["what"], "detail": detail})
+
+    assert found(0.1) == ("what", "detail")
+    assert found(0.3) == ()
+
+
 def test_values_that_are_seldom_there_or_never_meet_do_no_harm() -> None:
     account, values = drawn()
     half = np.arange(EVENTS) % 2 == 0
     values |= {"odd": np.where(half, ABSENT, values["free"]), "even": np.where(half, values["free"], ABSENT)}
     values |= {"late": np.where(np.arange(EVENTS) < 0.9 * EVENTS, ABSENT, values["free"])}
+    values |= {"early": np.where(np.arange(EVENTS) < 0.5 * EVENTS, values["free"], ABSENT)}
     assert together(account, values) == ("what", "how")
 
 
