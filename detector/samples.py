@@ -25,7 +25,10 @@ from detector.records import Label
 from detector.sessions import Sessions, take
 
 ATTACKS_PER_SESSION, ENOUGH_ATTACKS = 3, 10_000  # simulated on the later part, the larger of the two; and again on young accounts
-TRUE, HARD = 25.0, 5.0  # simulated takeovers that a confirmed one is worth; owners' sessions that a dismissed one is worth
+TRUE, HARD = (
+    20.0,
+    5.0,
+)  # simulated takeovers, of mean weight, that a confirmed one is worth; owners' sessions that a dismissed one is worth
 
 
 @dataclass(frozen=True)
@@ -206,11 +209,12 @@ def _taken(simulated: Stolen, told: Sample, worth: np.ndarray) -> fusion.Taken:
     apart = np.isin(simulated.kind, (attacks.INFLATE, attacks.INSIDE))
     asked = np.where(apart, simulated.kind + len(attacks.NAMES) * (1 + simulated.number), simulated.kind)
     asked = np.where(simulated.kind == attacks.STRANGER, -1, asked)
+    weight = attacks.weights(simulated.kind)
     return fusion.Taken(
         channels=np.concatenate([simulated.channels, told.channels]),
         history=np.concatenate([simulated.history, told.history]),
         events=np.concatenate([simulated.events, told.events]),
-        weight=np.concatenate([attacks.weights(simulated.kind), TRUE * worth]),
+        weight=np.concatenate([weight, TRUE * weight.mean() * worth]),
         kind=np.concatenate([asked, np.full(len(worth), attacks.SWAP)]),
     )
 
