@@ -25,10 +25,8 @@ from detector.records import Label
 from detector.sessions import Sessions, take
 
 ATTACKS_PER_SESSION, ENOUGH_ATTACKS = 3, 10_000  # simulated on the later part, the larger of the two; and again on young accounts
-TRUE, HARD = (
-    20.0,
-    5.0,
-)  # simulated takeovers, of mean weight, that a confirmed one is worth; owners' sessions that a dismissed one is worth
+TRUE = 20.0  # simulated takeovers, of mean weight, that a confirmed one is worth
+HARD = 5.0  # owners' sessions that a dismissed one is worth
 
 
 @dataclass(frozen=True)
