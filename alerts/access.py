@@ -65,11 +65,6 @@ def person_of(request: Request) -> Person:
     return person
 
 
-def csrf_of(request: Request) -> str:
-    """What every form must send back."""
-    return person_of(request).csrf
-
-
 def may(person: Person, role: str) -> bool:
     """Whether a person's role is at least `role`."""
     return ROLES.index(person.role) >= ROLES.index(role)

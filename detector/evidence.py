@@ -119,11 +119,6 @@ def channel_names(text: tuple[str, ...], number: tuple[str, ...]) -> tuple[str, 
     )
 
 
-def side_of(channel: str) -> str:
-    """The text facet or number that a channel looks at; itself if it looks at the embedding."""
-    return channel.removesuffix(RATE).removesuffix(EXTREME)
-
-
 def peer_log_likelihood(table: Sessions, population: Population, facets: int) -> np.ndarray:
     """(S, F, J): damped log-likelihood of each facet's values under each peer."""
     cell = table.row * facets + table.facet

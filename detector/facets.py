@@ -25,7 +25,6 @@ from detector.records import Batch
 from detector.sessions import Assignment, Sessions, pair_keys
 
 HOUR_SPREAD = ((-1, 0.25), (0, 0.5), (1, 0.25))  # habits of time are an hour wide at best
-DERIVED_TEXT, DERIVED_NUMBER = ("hour",), ("pace",)
 PARENT = ":parent"
 OFTEN_NEW, FEWER = 0.2, 0.5  # share of an account's values that are new to it, from which parents matter; of those, new as parents
 LEVELS = 6  # tried, itself included
@@ -76,7 +75,7 @@ class Facets:
     @property
     def measured(self) -> tuple[int, ...]:
         """Which of the N numbers are attributes."""
-        return tuple(n for n, name in enumerate(self.number) if name not in DERIVED_NUMBER)
+        return tuple(n for n, name in enumerate(self.number) if name != "pace")
 
     @property
     def given(self) -> np.ndarray:
