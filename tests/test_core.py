@@ -299,17 +299,14 @@ def test_who_is_inside_has_of_the_owner_what_owners_keep_to_most(trained: Pack, 
     assert 0.85 < looks.steady["device"] < 0.95
     assert 0.5 < looks.steady["action"] < 0.7
 
-    def held(table: Sessions, name: str) -> list[list[object]]:
-        index = looks.text.index(name)
-        parts = [slice(*table.indptr[s : s + 2]) for s in range(len(table))]
-        return [[*zip(table.key[i].tolist(), table.count[i].tolist(), table.facet[i] == index, strict=True)] for i in parts]
+    def shown(table: Sessions, name: str) -> list[tuple[int, int, float]]:
+        some = table.facet == looks.text.index(name)
+        return [*zip(table.row[some].tolist(), table.key[some].tolist(), table.count[some].tolist(), strict=True)]
 
     for level in (1, 2, 3):
         made = simulated(own, stranger, "inside", ground_of(looks), level)
         for place, name in enumerate(looks.steady):
-            parts = [[x for x in row if x[-1]] for row in held(made, name)]
-            whose = own if place < level else stranger
-            assert parts == [[x for x in row if x[-1]] for row in held(whose, name)]
+            assert shown(made, name) == shown(own if place < level else stranger, name)
         assert np.array_equal(made.numbers, stranger.numbers)
         assert np.array_equal(made.events, stranger.events)
 
