@@ -37,6 +37,10 @@ WORDS = {
         ("session_unlike_long_term", "unlike the account in the long term"),
         ("session_like_long_term", "like the account in the long term"),
     ),
+    "numbers": (
+        ("numbers_unlike_account", "numbers together unlike the account"),
+        ("numbers_like_account", "numbers together like the account"),
+    ),
     "outlier": (("unusual_combination", "unusual combination of deviations"), ("usual_combination", "no unusual combination")),
     "prior": (("prior", "takeovers are frequent"), ("prior", "takeovers are rare")),
     "peers": (("more_like_others", "more like other accounts"), ("more_like_itself", "more like itself than others")),

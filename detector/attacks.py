@@ -239,11 +239,11 @@ def _changed(
     only_largest = rng.random(len(numbers)) < 0.5
     low, usual = np.log(INFLATED)
     for place, n in enumerate(looks.measured):
-        most = max(usual, FARTHEST * ground.within[n]) if looks.log_scale[n] else usual
+        most = max(usual, FARTHEST * ground.within[n]) if looks.unit[n] else usual
         factor = np.exp(low + (most - low) * chance)
         rows = inflate & (which == place) & (numbers[:, n, 0] > 0)
         k, total, squares, least, high = numbers[rows, n].T
-        if looks.log_scale[n]:
+        if looks.unit[n]:
             shift = np.log(factor[rows])
             every = np.stack([k, total + k * shift, squares + 2 * shift * total + k * shift**2, least + shift, high + shift], 1)
             new = high + shift

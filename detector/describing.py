@@ -53,7 +53,7 @@ def told(table: Sessions, profile: Profiles, pack: Pack) -> dict[str, dict[str, 
         known, mean, deviation = table.numbers[0, n], *spread(profile, n)
         if known[0] > 0 and profile.number[0, n, 0] > 0:
             farthest = known[4] if known[4] - mean >= mean - known[3] else known[3]
-            seen, middle, above = facets.unscaled(np.array([farthest, mean, mean + deviation]), pack.facets.log_scale[n])
+            seen, middle, above = facets.unscaled(np.array([farthest, mean, mean + deviation]), pack.facets.unit[n])
             out[name] = {"seen": float(seen), "usual_mean": float(middle), "usual_sd": float(above - middle)}
     return out
 
@@ -90,7 +90,7 @@ def habits(profile: Profiles, pack: Pack) -> tuple[list[dict[str, object]], list
     for n, name in enumerate(pack.facets.number):
         (mean, deviation), count = spread(profile, n), float(profile.number[0, n, 0])
         if count > 0:
-            middle, above = facets.unscaled(np.array([mean, mean + deviation]), pack.facets.log_scale[n])
+            middle, above = facets.unscaled(np.array([mean, mean + deviation]), pack.facets.unit[n])
             numbers.append({"facet": name, "mean": float(middle), "sd": float(above - middle), "count": round(count, 1)})
     return text, numbers
 

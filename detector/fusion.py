@@ -216,19 +216,25 @@ class Heldout:
 
 
 def fit(
-    owners: np.ndarray, history: np.ndarray, events: np.ndarray, taken: Taken, in_nats: np.ndarray, seed: int
+    owners: np.ndarray,
+    history: np.ndarray,
+    events: np.ndarray,
+    taken: Taken,
+    in_nats: np.ndarray,
+    whole: np.ndarray,
+    seed: int,
 ) -> tuple[Fusion, np.ndarray, Heldout]:
     """Fit on channels (S, C) of owners' sessions, of accounts of whom `history` (S,) is known, and of takeovers.
 
     Comes with how relevant each channel is, (C,) in [0, 1], and what is said of all these by who did not see them.
 
-    in_nats: (C,) bool, which channels are.
+    in_nats: (C,) bool, which channels are. whole: (C,) the channel that looks at what this one looks at and more; -1: none.
     """
     made = [reference if nats else unitless for nats in in_nats]
     references = tuple(references_by_history(owners[:, c], history, of) for c, of in enumerate(made))
     e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, taken.channels, taken.history)
     relevance, shown = relevance_of(e_owners, e_attacks, taken.weight, taken.kind)
-    heeded = shared(relevance, e_owners)
+    heeded = for_all(shared(relevance, e_owners), relevance, whole)
     weight = taken.weight
     x = np.concatenate([np.c_[e_owners, context(history, events)], np.c_[e_attacks, context(taken.history, taken.events)]])
     coarse = np.round(x / GRID) * GRID
@@ -304,6 +310,17 @@ def shared(relevance: np.ndarray, owners: np.ndarray) -> np.ndarray:
     alike = np.maximum(centred.T @ centred / np.maximum(np.outer(size, size), 1e-9), 0.0)
     np.fill_diagonal(alike, 1.0)
     return relevance**2 / np.maximum(alike @ relevance, 1e-9)
+
+
+def for_all(weight: np.ndarray, relevance: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """(C,) weights of the sum: what looks at several things together counts, as far as it is relevant (C,), for all of them.
+
+    Otherwise dozens of looks at one number each outvote the one that knows how they go together (made mice: hit@1% .77 for .97 in
+    the sum). weight (C,) as `shared` has it; whole (C,) as `fit` has it.
+    """
+    part = whole >= 0
+    of_all = np.bincount(whole[part], weight[part], len(weight))
+    return np.maximum(weight, relevance * of_all)
 
 
 def caught(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -88,8 +88,8 @@ def covered(table: Sessions, looks: Facets, guidance: Mapping[str, Guidance]) ->
 def known(table: Sessions, s: int, looks: Facets, until: float) -> Known:
     """Session `s` as one that is in order."""
     ends = {
-        name: (float(unscaled(table.numbers[s, n, 3], log)), float(unscaled(table.numbers[s, n, 4], log)))
-        for n, (name, log) in enumerate(zip(looks.number, looks.log_scale, strict=True))
+        name: (float(unscaled(table.numbers[s, n, 3], unit)), float(unscaled(table.numbers[s, n, 4], unit)))
+        for n, (name, unit) in enumerate(zip(looks.number, looks.unit, strict=True))
         if table.numbers[s, n, 0] > 0
     }
     return Known(table.key[table.indptr[s] : table.indptr[s + 1]].tobytes(), ends, int(table.events[s]), until)
@@ -97,9 +97,9 @@ def known(table: Sessions, s: int, looks: Facets, until: float) -> Known:
 
 def _within(numbers: np.ndarray, looks: Facets, ends: Mapping[str, tuple[float, float]]) -> bool:
     """Whether the (N, W) numbers of a session lie between the ends, but for rounding."""
-    for n, (name, log) in enumerate(zip(looks.number, looks.log_scale, strict=True)):
+    for n, (name, unit) in enumerate(zip(looks.number, looks.unit, strict=True)):
         if numbers[n, 0] > 0:
-            least, most = scaled(np.array(ends.get(name, (math.inf, -math.inf))), log)
+            least, most = scaled(np.array(ends.get(name, (math.inf, -math.inf))), unit)
             slack = 1e-9 * max(abs(least), abs(most), 1.0)
             if not (numbers[n, 3] >= least - slack and numbers[n, 4] <= most + slack):
                 return False
@@ -150,7 +150,7 @@ def without(table: Sessions, looks: Facets, rows: np.ndarray, what: Allowance) -
     """The sessions `rows` (S,) without a value, or without numbers that all lie between two; without value and ends, a facet."""
     if what.facet in looks.number:
         n = looks.number.index(what.facet)
-        least, most = scaled(np.array([what.least, what.most]), looks.log_scale[n])
+        least, most = scaled(np.array([what.least, what.most]), looks.unit[n])
         gone = rows & (table.numbers[:, n, 0] > 0) & (table.numbers[:, n, 3] >= least) & (table.numbers[:, n, 4] <= most)
         if not gone.any():
             return table

@@ -15,12 +15,15 @@ import numpy as np
 from detector import attacks, encoder, fusion
 from detector.evidence import (
     EMBEDDING_SCALE,
+    FEWEST_NUMBERS,
     Population,
     Shares,
     base_of,
     channel_names,
     channels,
     embedding_channels,
+    expected,
+    off,
     peer_log_likelihood,
     predictive,
     shares_of,
@@ -51,6 +54,8 @@ ALIKE, LEAST_ALIKE = 0.5, 0.001  # share of what suits the embedding, where that
 MEAN_OF = 256  # accounts, for how well a value suits the mean one
 PREDICTIVE = ("discount", "strength", "blend", "alike")  # what of the population the later part of history speaks for
 TEXT_BYTES = 48
+RIDGE = 0.01  # of a standard deviation, squared
+FEWEST_APART = 0.05  # of the variance must be averaged out within sessions to tell what they have in common
 ENOUGH_SESSIONS = 15_000  # of the later part are judged; more only costs time
 ENOUGH_STRANGERS = 10_000  # sessions of others that an encoder is asked of, of few later sessions many times each
 
@@ -102,6 +107,7 @@ def fit_models(
     none = np.empty(0)
     numbers = {"centre": centre, "pull": pull, "shape": shape, "scale": scale}
     population = Population(**dict.fromkeys((f.name for f in fields(Population)), none) | numbers)
+    numbers |= fit_together(table, account, accounts, population)
     measured = encoder.measures(table, centre, population.spread)
     steps, known = (STEPS, None) if before is None else (STEPS_ON, before.members)
     deaf = np.flatnonzero(found.given).astype(np.int16)
@@ -220,6 +226,32 @@ def fit_numbers(values: np.ndarray, account: np.ndarray, accounts: int) -> tuple
         within, between = max(float(np.median(v)), 1e-6), max(float(np.var(m)), 1e-6)
         out[:, n] = np.median(m), np.clip(within / between, 0.01, 10), 2.0, 2.0 * within
     return out[0], out[1], out[2], out[3]
+
+
+def fit_together(table: Sessions, account: np.ndarray, accounts: int, population: Population) -> dict[str, np.ndarray]:
+    """How the numbers of owners and of everybody go together: `common` and the precisions of a population, from sessions (S).
+
+    account (S,): codes below `accounts`; population: what `fit_numbers` found. An owner is what the account's other sessions show.
+    Covariances are shrunk (Ledoit & Wolf 2004), and a little more, since of some numbers one is the sum of others.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    values, size = table.numbers, table.numbers.shape[1]
+    if size < FEWEST_NUMBERS:
+        return {"common": np.zeros(size), "own_precision": np.eye(size), "all_precision": np.eye(size)}
+    sums = np.zeros((accounts, size + 1, 3))
+    np.add.at(sums, account, with_volume(table)[:, :, :3])
+    others = sums[account] - with_volume(table)[:, :, :3]
+    mean, spread = (x[:, :-1] for x in expected(others, population))
+    there = (values[:, :, 0] > 0) & (others[:, :-1, 0] > 0)
+    apart = np.where(there, 1 - 1 / np.maximum(values[:, :, 0], 1), 0.0)  # of the variance that is not common, what is averaged out
+    far = np.where(there, off(values, mean, spread, np.ones(size))[0] ** 2 - 1 + apart, 0.0)
+    several = apart.sum(axis=0) > FEWEST_APART * np.maximum(there.sum(axis=0), 1)
+    common = np.clip((apart * far).sum(axis=0) / np.maximum((apart**2).sum(axis=0), 1e-9), 0.0, 1.0) * several
+    own = off(values, mean, spread, common)[0][there.any(axis=1)]
+    everybody = off(values, population.centre[:-1], population.spread[:-1], common)[0]
+    precisions = [np.linalg.inv(ledoit_wolf(x)[0] + RIDGE * np.eye(size)) if len(x) > 1 else np.eye(size) for x in (own, everybody)]
+    return {"common": common, "own_precision": precisions[0], "all_precision": precisions[1]}
 
 
 def in_turn(account: np.ndarray) -> Iterator[np.ndarray]:

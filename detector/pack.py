@@ -26,7 +26,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 14
+FORMAT = 15
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "format": FORMAT,
         "text": list(pack.facets.text),
         "number": list(pack.facets.number),
-        "log_scale": list(pack.facets.log_scale),
+        "unit": list(pack.facets.unit),
         "pair_of": pack.facets.pair_of,
         "parents": dict(pack.facets.parents),
         "fixed": list(pack.facets.fixed),
@@ -148,9 +148,9 @@ def load(folder: Path) -> Pack:
 
 
 def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> Pack:
-    text, number, log_scale = (tuple(manifest[name]) for name in ("text", "number", "log_scale"))
+    text, number, unit = (tuple(manifest[name]) for name in ("text", "number", "unit"))
     fixed, together = (tuple(manifest[name]) for name in ("fixed", "together"))
-    facets = Facets(text, number, log_scale, manifest["pair_of"], manifest["parents"], fixed, together, manifest["steady"])
+    facets = Facets(text, number, unit, manifest["pair_of"], manifest["parents"], fixed, together, manifest["steady"])
     population = Population(**{f.name: arrays[f"population.{f.name}"] for f in fields(Population)})
     encoder = Encoder(**{f.name: arrays[f"encoder.{f.name}"] for f in fields(Encoder)})
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from detector import attacks, belief, calibration, fusion, waiting
 from detector.errors import TrainingError
-from detector.evidence import EMBEDDING_CHANNELS, channels
+from detector.evidence import EMBEDDING_CHANNELS, channels, whole_of
 from detector.models import ENOUGH_SESSIONS, Model, in_turn, lesson
 from detector.profiles import Profiles, blank, learn, put
 from detector.profiles import take as take_profiles
@@ -109,6 +109,7 @@ def fit_fusion(
         np.concatenate([own.events, dismissed.events[again]]),
         made,
         ~np.isin(model.names, EMBEDDING_CHANNELS),
+        whole_of(model.facets.text, model.facets.number),
         seed,
     )
     taken, n = walks[0][1], len(some)

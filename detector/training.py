@@ -33,6 +33,7 @@ from detector.facets import (
     observe,
     steadiness,
     unchanging,
+    unit_of,
 )
 from detector.history import lots, select
 from detector.pack import Pack, content_id
@@ -109,8 +110,9 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     pair_of = next((name for name in ("action", *text) if name in text and name not in fixed), None)
     parents = {name: level for name, level in _parents(batch, rows, kinds, number).items() if name not in fixed}
     above = tuple(name + PARENT for name in parents)
-    logs = tuple(_log_scale(np.array([as_number(v) for v in sample[name] if v is not None])) for name in number)
-    plain = Facets((*text, *above, "hour"), (*number, "pace"), (*logs, True), pair_of, parents, fixed)
+    who = factorize(batch.user[::step], len(batch.user[::step]))[1]
+    units = tuple(unit_of(who, np.array([np.nan if v is None else as_number(v) for v in sample[name]])) for name in number)
+    plain = Facets((*text, *above, "hour"), (*number, "pace"), (*units, PACE_UNIT), pair_of, parents, fixed)
     together = _together(select(batch, rows), plain)
     found = replace(plain, together=together, steady=steadiness(users, {n: seen[n] for n in text if n not in fixed}))
     return replace(found, text=(*text, *above, *(("pair",) if pair_of else ()), *((found.joint,) if together else ()), "hour"))
@@ -143,19 +145,8 @@ def _parents(batch: Batch, rows: np.ndarray, kinds: Mapping[str, str], number: S
     return ancestors(batch.user[rows].tolist(), {n: c[rows].tolist() for n, c in batch.attributes.items() if n not in no})
 
 
-def _log_scale(values: np.ndarray) -> bool:
-    """Whether log-normal explains (E,) numbers better than normal does, by a clear margin and with no negative ones."""
-    values = values[~np.isnan(values)]
-    if not len(values) or values.min() < 0:
-        return False
-    logs = np.log1p(values)
-    normal = -np.log(max(values.std(), 1e-9))
-    log_normal = -np.log(max(logs.std(), 1e-9)) - logs.mean()
-    return bool(log_normal > normal + LOG_MARGIN)
-
-
 STEADY = 0.5  # of what an account shows is one value, from which people are told so
-LOG_MARGIN = 0.5  # nats per value: on a linear scale a large amount stands out more, so the log scale must earn its place
+PACE_UNIT = 1.0  # seconds
 
 
 def train(
@@ -243,7 +234,7 @@ def _told_of(model: models.Model, batch: Batch) -> dict[str, list[str]]:
     facets = model.facets
     return {
         "text": list(facets.text),
-        "number": [f"{n} (log)" if log else n for n, log in zip(facets.number, facets.log_scale, strict=True)],
+        "number": [f"{n} (log)" if unit else n for n, unit in zip(facets.number, facets.unit, strict=True)],
         "fixed": list(facets.fixed),
         "steady": [f"{name} {share:.0%}" for name, share in facets.steady.items() if share >= STEADY],
         "left_out": [name for name in batch.attributes if name not in (*facets.text, *facets.number)],
@@ -267,6 +258,9 @@ def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
         pull=np.full(numbers, 0.1),
         shape=np.full(numbers, 2.0),
         scale=np.full(numbers, 2.0),
+        common=np.zeros(numbers - 1),
+        own_precision=np.eye(numbers - 1),
+        all_precision=np.eye(numbers - 1),
         cohort=np.zeros((1, encoder.WIDTH), np.float32),
         peer_centre=np.zeros((1, encoder.WIDTH), np.float32),
         value_vector=np.zeros((0, encoder.WIDTH), np.float16),
@@ -298,8 +292,8 @@ def _without_constants(found: Facets, table: Sessions) -> tuple[Facets, Sessions
     spread = np.sqrt(np.maximum(totals[:, 2] / count - (totals[:, 1] / count) ** 2, 0))
     varies = spread > 1e-3
     pick = np.flatnonzero(varies)
-    number, log_scale = tuple(found.number[n] for n in pick), tuple(found.log_scale[n] for n in pick)
-    return replace(found, number=number, log_scale=log_scale), replace(table, numbers=table.numbers[:, pick])
+    number, unit = tuple(found.number[n] for n in pick), tuple(found.unit[n] for n in pick)
+    return replace(found, number=number, unit=unit), replace(table, numbers=table.numbers[:, pick])
 
 
 def worse(new: Pack, old: Pack | None, tolerance: float = 0.02) -> str | None:

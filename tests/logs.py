@@ -157,3 +157,27 @@ def wards(accounts: int = 48, days: int = 70, seed: int = 0) -> tuple[list[dict[
                 rows.append({"user": f"u{a:02d}", "time": moment, "action": f"a{what}", **where})
                 stolen |= {(f"u{a:02d}", moment)} if theft else set()
     return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen
+
+
+def typists(accounts: int = 40, days: int = 66, seed: int = 0) -> tuple[list[dict[str, object]], set[tuple[str, float]]]:
+    """A session a day of people who type the same, and user and time of thieves' events: from day 54 on, some are another's.
+
+    How fast anybody types differs more from day to day than people differ; by how the times between keys (seconds, with long
+    ones among them) go together they are known.
+    """
+    rows: list[dict[str, object]] = []
+    stolen: set[tuple[str, float]] = set()
+    rng = np.random.default_rng(seed)
+    habits = rng.normal(-2.0, 0.25, (accounts, 8))
+    for a in range(accounts):
+        for day in range(days):
+            theft = day >= 54 and rng.random() < 0.05
+            whose = int(rng.choice(np.flatnonzero(np.arange(accounts) != a))) if theft else a
+            when, tempo = day + rng.uniform(0.3, 0.7), rng.normal(0, 0.4)
+            for k in range(3):
+                times = np.exp(habits[whose] + tempo + rng.normal(0, 0.15, 8)) + (rng.random(8) < 0.004) * rng.exponential(0.5, 8)
+                moment = round(START + when * DAY + 10.0 * k, 3)
+                row: dict[str, object] = {"user": f"u{a:02d}", "time": moment, "action": "type"}
+                rows.append({**row, **{f"key{i}": round(float(t), 4) for i, t in enumerate(times)}})
+                stolen |= {(f"u{a:02d}", moment)} if theft else set()
+    return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen

@@ -12,6 +12,7 @@ from detector.answering import answer, open_similar, preview, undo, unmute
 from detector.casework import labels_of, shown, would_alarm
 from detector.cycle import Engine, move
 from detector.errors import AnswerError, UnknownError
+from detector.facets import unscaled
 from detector.guidance import EVERYONE, Allowance, Guidance, exempt, lessons
 from detector.pack import Pack
 from detector.records import Batch, Changes, Chunk, Doubt, Incident, Label
@@ -183,8 +184,8 @@ def test_a_value_in_order_is_left_out_where_sessions_are_judged(robbed: Batch, t
     assert exempt(session, trained.facets, {"u99": allowed[told.user]}) is session
     assert len(exempt(session, trained.facets, {EVERYONE: allowed[told.user]}).key) == len(left.key)
     low, high = float(session.numbers[0, 0, 3]), float(session.numbers[0, 0, 4])
-    name, log = trained.facets.number[0], trained.facets.log_scale[0]
-    top = float(np.expm1(high)) if log else high
+    name, unit = trained.facets.number[0], trained.facets.unit[0]
+    top = float(unscaled(np.array(high), unit))
     assert exempt(session, trained.facets, {"u03": Guidance(allowed=(Allowance(name, most=top + 0.01),))}).numbers[0, 0, 0] == 0
     assert exempt(session, trained.facets, {"u03": Guidance(allowed=(Allowance(name, most=top - 0.01),))}).numbers[0, 0, 0] > 0
     assert low <= high

@@ -321,8 +321,8 @@ def test_the_more_owners_keep_to_a_value_the_likelier_a_thief_has_it_and_somethi
         return [float(swap.sum() / (swap | inside).sum()), *(np.bincount(number[inside])[1:] / (swap | inside).sum())]
 
     assert shares(looks) == pytest.approx([0.1, 0.3, 0.6], abs=0.02)
-    assert shares(replace(looks, number=("pace",), log_scale=(True,))) == pytest.approx([0.1, 0.3, 0.6], abs=0.02)
-    two = replace(looks, number=("pace",), log_scale=(True,), steady={"device": 0.9, "action": 0.6})
+    assert shares(replace(looks, number=("pace",), unit=(1.0,))) == pytest.approx([0.1, 0.3, 0.6], abs=0.02)
+    two = replace(looks, number=("pace",), unit=(1.0,), steady={"device": 0.9, "action": 0.6})
     assert shares(two) == pytest.approx([0.1, 0.9], abs=0.02)  # what the thief does is left
     assert shares(replace(two, steady={"action": 0.6})) == [1.0]
     assert shares(replace(two, steady={})) == [1.0]
@@ -337,12 +337,12 @@ def test_a_log_has_only_takeovers_that_its_attributes_allow(trained: Pack) -> No
     looks = trained.facets
     assert missing(replace(looks, fixed=("device",))) == []
     assert missing(looks) == ["stranger"]
-    assert missing(replace(looks, number=("pace",), log_scale=(True,))) == ["inflate", "stranger"]
+    assert missing(replace(looks, number=("pace",), unit=(1.0,))) == ["inflate", "stranger"]
 
 
 def test_what_spreads_wide_is_inflated_more(trained: Pack, history: Sessions) -> None:
     own, stranger = take(history, np.arange(200)), take(history, np.arange(200, 400))
-    looks = replace(trained.facets, log_scale=(True,) * len(trained.facets.number))
+    looks = replace(trained.facets, unit=(1.0,) * len(trained.facets.number))
     n = looks.number.index("amount")
 
     def most(within: float) -> float:

@@ -105,7 +105,8 @@ def test_only_values_that_were_never_seen_are_called_so() -> None:
 
 
 def test_identifiers_depend_on_the_channel_its_side_and_what_is_known() -> None:
-    evidence = {"device": 1.0, "Card No.": 1.0, "amount:extreme": 1.0, "novelty:device": 1.0, "embedding": 1.0, "belief": 1.0}
+    names = ("device", "Card No.", "amount:extreme", "novelty:device", "numbers", "embedding", "belief")
+    evidence = dict.fromkeys(names, 1.0)
     against = [
         "unusual_card_no_",
         "extreme_amount",
@@ -113,6 +114,7 @@ def test_identifiers_depend_on_the_channel_its_side_and_what_is_known() -> None:
         "unusual_device",
         "sessions_unlike_remembered",
         "new_device",
+        "numbers_unlike_account",
     ]
     for_owner = [
         "usual_card_no_",
@@ -121,6 +123,7 @@ def test_identifiers_depend_on_the_channel_its_side_and_what_is_known() -> None:
         "usual_device",
         "sessions_like_remembered",
         "known_device",
+        "numbers_like_account",
     ]
     assert [r["id"] for r in explain(judged(evidence))] == against
     assert [r["id"] for r in explain(judged({c: -n for c, n in evidence.items()}))] == for_owner

@@ -137,7 +137,7 @@ def test_not_a_bit_of_an_opinion_depends_on_what_else_is_judged() -> None:
     rng = np.random.default_rng(0)
     owners, stolen = rng.exponential(size=(2000, 17)), rng.exponential(3.0, (2000, 17))
     taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int))
-    fitted, *_ = fusion.fit(owners, np.full(2000, 50), np.full(2000, 5), taken, np.ones(17, bool), 0)
+    fitted, *_ = fusion.fit(owners, np.full(2000, 50), np.full(2000, 5), taken, np.ones(17, bool), np.full(17, -1), 0)
     strange = stolen[:240]  # mostly beyond what owners had in sum, where the sum is not a step
     history, events = np.full(240, 50), np.full(240, 5)
     whole = fusion.judge(fitted, strange, history, events)
