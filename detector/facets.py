@@ -33,7 +33,8 @@ FEWEST_GROWN, GROWN = 20, 0.99  # events of an account that tell; share of steps
 FEWEST_SHOWN = 10  # values of an attribute from which it shows whether an account keeps to one
 FIXED_DAYS, FIXED_ACCOUNTS = 5, 5  # days that an account must have been there to tell, and so many such accounts
 RARE = 0.001  # share of events below which an attribute is too rare to be a habit
-UNITS = (1 / 16, 1 / 4, 1.0)  # of the log scale, shares of a number's median
+UNITS = tuple(4.0**-k for k in range(6))  # of the log scale, shares of a number's median
+SMALLEST = 0.05  # quantile of what is not 0
 # nats per value: on a linear scale a large amount stands out more, so the log scale must earn its place. It gains .2 to .4 of times
 # between keys, .5 to 2.7 of most amounts and sizes, and nothing of amounts on cards, where it would cost .04 of AUC
 LOG_MARGIN, LEAST_VARIANCE = 0.1, 1e-18
@@ -247,24 +248,26 @@ def unit_of(account: np.ndarray, values: np.ndarray) -> float:
     """The unit of the log scale on which (E,) numbers of accounts (E,) are normal rather than on a linear one; 0: they are not.
 
     By likelihood (Box & Cox 1964), each account with a mean and a variance of its own, and by a margin. Units are shares of the
-    median, so that a log in seconds and one in milliseconds have the same scale. What is absent (nan) says nothing, nor does 0,
-    which any scale may have in heaps, nor an account with too few values.
+    median, so that a log in seconds and one in milliseconds have the same scale. What is absent (nan) says nothing, nor does an
+    account with too few values; 0, of which there may be heaps, is as dense as the smallest values that are not.
     """
-    there = ~np.isnan(values) & (values != 0)
+    there = ~np.isnan(values)
     often = np.bincount(account[there], minlength=1) >= FEWEST_SHOWN
     there &= often[np.minimum(account, len(often) - 1)]
-    if not there.any():
-        return 0.0
     of, x = np.unique(account[there], return_inverse=True)[1], values[there]
-    count = np.bincount(of)
+    size = np.abs(x)
+    if not size.any():
+        return 0.0
+    count, some = np.bincount(of), size[size > 0]
+    dense = np.maximum(size, np.quantile(some, SMALLEST))
 
     def likelihood(unit: float) -> float:
         on = scaled(x, unit)
         variance = np.bincount(of, (on - (np.bincount(of, on) / count)[of]) ** 2) / count
-        steepness = np.log(unit + np.abs(x)).mean() if unit else 0.0
+        steepness = np.log(unit + dense).mean() if unit else 0.0
         return float(-steepness - np.log(np.maximum(variance, LEAST_VARIANCE))[of].mean() / 2)
 
-    best = max((share * float(np.median(np.abs(x))) for share in UNITS), key=likelihood)
+    best = max((share * float(np.median(some)) for share in UNITS), key=likelihood)
     return best if likelihood(best) > likelihood(0.0) + LOG_MARGIN else 0.0
 
 

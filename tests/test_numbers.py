@@ -69,15 +69,22 @@ def test_numbers_of_either_sign_may_have_a_log_scale_and_come_back_from_it() -> 
     assert np.allclose(unscaled(scaled(heavy, 0.0), 0.0), heavy)
 
 
-def test_what_is_absent_or_nothing_and_accounts_of_few_values_say_nothing_of_a_scale() -> None:
+def test_what_is_absent_and_accounts_of_few_values_say_nothing_of_a_scale() -> None:
     account, off = drawn()
-    values = np.exp(off)
-    some = np.where(np.arange(len(values)) % 3 == 0, np.nan, np.where(np.arange(len(values)) % 3 == 1, 0.0, values))
-    kept = np.arange(len(values)) % 3 == 2
-    assert unit_of(account, some) == unit_of(account[kept], values[kept]) > 0
+    values, kept = np.exp(off), np.arange(len(off)) % 3 == 2
+    assert unit_of(account, np.where(kept, values, np.nan)) == unit_of(account[kept], values[kept]) > 0
     assert unit_of(np.arange(len(values)) // 2, values) == 0  # of two values each
     assert unit_of(account, np.full(len(values), 7.0)) == 0
+    assert unit_of(account, np.zeros(len(values))) == 0
     assert unit_of(account, np.full(len(values), np.nan)) == 0
+
+
+def test_where_there_are_heaps_of_nothing_it_does_not_lie_far_below_the_rest() -> None:
+    account, off = drawn()
+    values = np.exp(off)
+    heaps = np.where(np.random.default_rng(1).random(len(values)) < 0.3, 0.0, values)
+    assert unit_of(account, heaps) > 2 * unit_of(account, values) > 0
+    assert unit_of(account, heaps**0.6) == 0 < unit_of(account, values**0.6)
 
 
 def test_thieves_are_found_by_how_their_numbers_go_together(typed: Judged) -> None:
@@ -136,8 +143,8 @@ def test_few_numbers_are_looked_at_one_by_one(trained: Pack) -> None:
 
 def test_what_looks_at_all_counts_as_far_as_it_is_relevant_for_all_of_them(typed: Judged) -> None:
     weight, relevance = np.array([0.3, 0.2, 0.1, 0.4]), np.array([1.0, 0.5, 0.8, 1.0])
-    assert fusion.for_all(weight, relevance, np.array([2, 2, -1, -1])) == pytest.approx([0.3, 0.2, 0.4, 0.4])
-    assert fusion.for_all(weight, relevance, np.array([-1, 2, -1, -1])) == pytest.approx([0.3, 0.2, 0.16, 0.4])
+    assert fusion.for_all(weight, relevance, np.array([2, 2, -1, 2])) == pytest.approx([0.3, 0.2, 0.18, 0.4])
+    assert fusion.for_all(weight, relevance, np.array([-1, 2, -1, -1])) == pytest.approx(weight)  # never less than as one of many
     assert np.array_equal(fusion.for_all(weight, relevance, np.full(4, -1)), weight)
     pack = typed[0]
     whole = evidence.whole_of(pack.facets.text, pack.facets.number)
@@ -145,7 +152,7 @@ def test_what_looks_at_all_counts_as_far_as_it_is_relevant_for_all_of_them(typed
     assert set(names[whole >= 0]) == set(pack.facets.number)
     assert set(names[whole[whole >= 0]]) == {evidence.NUMBERS}
     assert pack.fusion is not None
-    assert pack.fusion.weight[names == evidence.NUMBERS] > 0.9 * pack.fusion.weight[whole >= 0].sum()
+    assert pack.fusion.weight[names == evidence.NUMBERS] > 0.9 * fusion.WHOLE * pack.fusion.weight[whole >= 0].sum()
 
 
 def test_a_pack_remembers_the_scale_of_numbers_and_how_they_go_together(typed: Judged, tmp_path: Path) -> None:
