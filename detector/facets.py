@@ -38,6 +38,7 @@ SMALLEST = 0.05  # quantile of what is not 0
 # nats per value: on a linear scale a large amount stands out more, so the log scale must earn its place. It gains .2 to .4 of times
 # between keys, .5 to 2.7 of most amounts and sizes, and nothing of amounts on cards, where it would cost .04 of AUC
 LOG_MARGIN, LEAST_VARIANCE = 0.1, 1e-18
+LARGEST = 1e15  # what is larger counts as that: sums of squares must stay finite, or one event would blind an account for good
 PACE_FLOOR_S = 1.0  # most logs have whole seconds
 
 
@@ -224,14 +225,12 @@ def counters(users: Sequence[str], time: np.ndarray, columns: Mapping[str, Seque
 
 
 def as_number(value: object) -> float:
-    """An attribute's value as the number facets see it; nan where it is none."""
-    if isinstance(value, float):
-        return value
+    """An attribute's value as the number facets see it, LARGEST at most either way; nan where it is none."""
     try:
-        number = float(str(value))
+        number = value if isinstance(value, float) else float(str(value))
     except ValueError:
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return math.copysign(min(abs(number), LARGEST), number) if math.isfinite(number) else math.nan
 
 
 def scaled(values: np.ndarray, unit: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The scale of numbers, and what is said of all of them at once."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,15 @@ import numpy as np
 import pytest
 
 from detector import evidence, fusion, profiles, training
+from detector.cycle import Engine
 from detector.facets import scaled, unit_of, unscaled
-from detector.pack import Pack, load, save
+from detector.pack import Pack, save
+from detector.pack import load as load_pack
+from detector.records import Chunk, Verdict
+from detector.replay import Recorder
 from detector.sessions import Sessions, take
-from detector.settings import SessionSettings
-from tests.logs import DAY, START, batch_of, typists
+from detector.settings import SessionSettings, load
+from tests.logs import DAY, START, batch_of, rows_of_people, typists
 from tests.test_made_logs import judged
 
 Judged = tuple[Pack, np.ndarray, np.ndarray]
@@ -87,6 +92,25 @@ def test_where_there_are_heaps_of_nothing_it_does_not_lie_far_below_the_rest() -
     assert unit_of(account, heaps**0.6) == 0 < unit_of(account, values**0.6)
 
 
+@pytest.mark.parametrize("amount", [1e200, -1e308, "1e300"])
+def test_a_gross_number_is_strange_and_blinds_no_account(amount: object, trained: Pack) -> None:
+    rows = [row for row in rows_of_people(days=46) if float(str(row["time"])) > START + 40 * DAY]
+    day = [START + 42 * DAY, START + 43 * DAY]
+    for row in rows:
+        if row["user"] == "u03" and day[0] < float(str(row["time"])) < day[1]:
+            row["amount"] = amount
+    settings, verdicts = load(overrides=[], environment={}), list[Verdict]()
+    engine = Engine(Recorder(verdicts.append, lambda _: None), trained, settings, (), keep_history=False, casework=False)
+    engine.run("log", Chunk(batch_of(rows_of_people()), (), {}, False), time.time())
+    engine.run("log", Chunk(batch_of(rows), (), {}, True), time.time(), drain=True)
+    late = [v for v in verdicts if v.start > START + 40 * DAY]
+    assert len(late) > 80
+    assert all(np.isfinite([v.score, v.p, v.belief, *v.evidence.values()]).all() for v in late)
+    gross = [v for v in late if v.user == "u03" and day[0] < v.start < day[1]]
+    assert gross
+    assert all(v.evidence["amount"] > 1 and v.evidence["amount:extreme"] > 1 for v in gross)
+
+
 def test_thieves_are_found_by_how_their_numbers_go_together(typed: Judged) -> None:
     pack, own, theirs = typed
     assert all(unit > 0 for unit in pack.facets.unit)
@@ -157,7 +181,7 @@ def test_what_looks_at_all_counts_as_far_as_it_is_relevant_for_all_of_them(typed
 
 def test_a_pack_remembers_the_scale_of_numbers_and_how_they_go_together(typed: Judged, tmp_path: Path) -> None:
     pack = typed[0]
-    again = load(save(pack, tmp_path))
+    again = load_pack(save(pack, tmp_path))
     assert again.facets == pack.facets
     assert again.channels == pack.channels
     for name in ("common", "own_precision", "all_precision"):

@@ -109,6 +109,7 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "relevant is what catches all kinds together": lambda: [mock.patch.object(fusion, "relevance_of", of_all_kinds)],
     "channels that say the same count each": lambda: [mock.patch.object(fusion, "shared", never_shared)],
     "nothing looked at together": lambda: [mock.patch.object(joints, "LEAST_GAIN", 1.0)],
+    "numbers only one by one": lambda: [mock.patch.object(module, "FEWEST_NUMBERS", 10**9) for module in (evidence, models)],
     "likeness and outlier scores measured as nats": lambda: [mock.patch.object(fusion, "unitless", fusion.reference)],
     "own peers only": lambda: [mock.patch.object(models, "BLENDS", (0.0,))],
     "all channels to the forest": lambda: [mock.patch.object(fusion, "RELEVANT", 0.0)],
