@@ -411,9 +411,9 @@ def together(table: Sessions, profiles: Profiles, population: Population) -> np.
     return np.where(profiles.history > 0, nats, 0.0)[:, None]
 
 
-def squared(off: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """(S,) Mahalanobis distances, squared, of what is (S, N) off."""
-    return np.einsum("sn,sn->s", np.einsum("sn,nm->sm", off, precision), off)
+def squared(far: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """(S,) Mahalanobis distances, squared, of what is (S, N) standard deviations off."""
+    return np.einsum("sn,sn->s", np.einsum("sn,nm->sm", far, precision), far)
 
 
 def embedding_channels(profiles: Profiles, embedding: np.ndarray, population: Population) -> np.ndarray:

@@ -38,6 +38,7 @@ SMALLEST = 0.05  # quantile of what is not 0
 # nats per value: on a linear scale a large amount stands out more, so the log scale must earn its place. It gains .2 to .4 of times
 # between keys, .5 to 2.7 of most amounts and sizes, and nothing of amounts on cards, where it would cost .04 of AUC
 LOG_MARGIN, LEAST_VARIANCE = 0.1, 1e-18
+LEAST_UNIT = 1e-200  # of which the largest number is no infinity
 LARGEST = 1e15  # what is larger counts as that: sums of squares must stay finite, or one event would blind an account for good
 PACE_FLOOR_S = 1.0  # most logs have whole seconds
 
@@ -266,7 +267,7 @@ def unit_of(account: np.ndarray, values: np.ndarray) -> float:
         steepness = np.log(unit + dense).mean() if unit else 0.0
         return float(-steepness - np.log(np.maximum(variance, LEAST_VARIANCE))[of].mean() / 2)
 
-    best = max((share * float(np.median(some)) for share in UNITS), key=likelihood)
+    best = max((max(share * float(np.median(some)), LEAST_UNIT) for share in UNITS), key=likelihood)
     return best if likelihood(best) > likelihood(0.0) + LOG_MARGIN else 0.0
 
 

@@ -223,7 +223,8 @@ def fit_numbers(values: np.ndarray, account: np.ndarray, accounts: int) -> tuple
     for n in range(values.shape[1]):
         enough = count[:, n] >= 5
         m, v = (mean[enough, n], variance[enough, n]) if enough.sum() >= 3 else (np.zeros(1), np.ones(1))
-        within, between = max(float(np.median(v)), 1e-6), max(float(np.var(m)), 1e-6)
+        least = 1e-6 * min(float(np.mean(m**2 + v)), 1.0) or 1e-6  # small numbers spread little, in whatever unit they come
+        within, between = max(float(np.median(v)), least), max(float(np.var(m)), least)
         out[:, n] = np.median(m), np.clip(within / between, 0.01, 10), 2.0, 2.0 * within
     return out[0], out[1], out[2], out[3]
 

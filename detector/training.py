@@ -286,11 +286,11 @@ def untrained(batch: Batch, kinds: Mapping[str, str], seed: int) -> Pack:
 
 
 def _without_constants(found: Facets, table: Sessions) -> tuple[Facets, Sessions]:
-    """Facets and sessions without numbers that never vary: a channel of them is silent until it shouts."""
+    """Facets and sessions without numbers that never vary: a channel of them is silent until it shouts. Small ones vary less."""
     totals = table.numbers[:, :, :3].sum(axis=0)  # (N, 3)
     count = np.maximum(totals[:, 0], 1)
     spread = np.sqrt(np.maximum(totals[:, 2] / count - (totals[:, 1] / count) ** 2, 0))
-    varies = spread > 1e-3
+    varies = spread > 1e-3 * np.minimum(np.sqrt(totals[:, 2] / count), 1.0)
     pick = np.flatnonzero(varies)
     number, unit = tuple(found.number[n] for n in pick), tuple(found.unit[n] for n in pick)
     return replace(found, number=number, unit=unit), replace(table, numbers=table.numbers[:, pick])

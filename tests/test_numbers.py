@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector import evidence, fusion, profiles, training
+from detector import evidence, fusion, models, profiles, training
 from detector.cycle import Engine
 from detector.facets import scaled, unit_of, unscaled
 from detector.pack import Pack, save
@@ -82,6 +82,27 @@ def test_what_is_absent_and_accounts_of_few_values_say_nothing_of_a_scale() -> N
     assert unit_of(account, np.full(len(values), 7.0)) == 0
     assert unit_of(account, np.zeros(len(values))) == 0
     assert unit_of(account, np.full(len(values), np.nan)) == 0
+
+
+def test_numbers_are_known_as_well_in_a_large_unit_as_in_a_small_one() -> None:
+    """Normal ones, which stay on a linear scale; the large unit makes them small."""
+    account, off = drawn()
+    of, values = account // 2, (3 + account % 7) + off
+    assert unit_of(account, values) == unit_of(account, values * 1e-6) == 0
+
+    def fitted(unit: float) -> np.ndarray:
+        x = values * unit
+        statistics = np.stack([np.ones(len(x)), x, x**2, x, x], axis=1)[:, None, :]
+        centre, pull, shape, scale = models.fit_numbers(statistics, of, 15)
+        return np.array([centre[0] / unit, pull[0], shape[0], scale[0] / unit**2])
+
+    assert fitted(1e-6) == pytest.approx(fitted(1.0))
+    rows = [row | {"tiny": float(str(row["amount"])) * 1e-9, "same": 1e-9} for row in rows_of_people()]
+    found = training.find_facets(batch_of(rows), {"same": "number"})
+    table = training.sessions_of(batch_of(rows), found, SessionSettings())
+    left, _ = training._without_constants(replace(found, unit=(0.0,) * len(found.number)), table)
+    assert "tiny" in left.number
+    assert "same" not in left.number
 
 
 def test_where_there_are_heaps_of_nothing_it_does_not_lie_far_below_the_rest() -> None:
