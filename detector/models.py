@@ -237,12 +237,12 @@ def fit_together(table: Sessions, account: np.ndarray, accounts: int, population
     """
     from sklearn.covariance import ledoit_wolf
 
-    values, size = table.numbers, table.numbers.shape[1]
+    values, whole, size = table.numbers, with_volume(table)[:, :, :3], table.numbers.shape[1]
     if size < FEWEST_NUMBERS:
         return {"common": np.zeros(size), "own_precision": np.eye(size), "all_precision": np.eye(size)}
     sums = np.zeros((accounts, size + 1, 3))
-    np.add.at(sums, account, with_volume(table)[:, :, :3])
-    others = sums[account] - with_volume(table)[:, :, :3]
+    np.add.at(sums, account, whole)
+    others = sums[account] - whole
     mean, spread = (x[:, :-1] for x in expected(others, population))
     there = (values[:, :, 0] > 0) & (others[:, :-1, 0] > 0)
     apart = np.where(there, 1 - 1 / np.maximum(values[:, :, 0], 1), 0.0)  # of the variance that is not common, what is averaged out

@@ -110,7 +110,7 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     pair_of = next((name for name in ("action", *text) if name in text and name not in fixed), None)
     parents = {name: level for name, level in _parents(batch, rows, kinds, number).items() if name not in fixed}
     above = tuple(name + PARENT for name in parents)
-    who = factorize(batch.user[::step], len(batch.user[::step]))[1]
+    who = np.unique(batch.user[::step].astype(str), return_inverse=True)[1]
     units = tuple(unit_of(who, np.array([np.nan if v is None else as_number(v) for v in sample[name]])) for name in number)
     plain = Facets((*text, *above, "hour"), (*number, "pace"), (*units, PACE_UNIT), pair_of, parents, fixed)
     together = _together(select(batch, rows), plain)
