@@ -110,8 +110,11 @@ def shown_score(score: float) -> float:
 
 
 def summary(reasons: Iterable[Mapping[str, object]], most: int = 3) -> str:
-    """One line for lists, the strongest against the owner first: "device never seen before (+4.2), hour unusual (+1.3)"."""
-    accusing = [reason for reason in reasons if nats_of(reason) > 0][:most]
+    """One line for lists, the strongest against the owner first: "device never seen before (+4.2), hour unusual (+1.3)".
+
+    The weakest together come last, however much they are: they say nothing by name.
+    """
+    accusing = sorted((reason for reason in reasons if nats_of(reason) > 0), key=lambda reason: reason["channel"] == "other")[:most]
     return ", ".join(f"{reason['title']} ({nats_of(reason):+.1f})" for reason in accusing) or "nothing stands out"
 
 

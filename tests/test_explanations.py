@@ -143,12 +143,15 @@ def test_the_weakest_of_many_channels_are_put_together() -> None:
     reasons = explain(judged({f"c{i:02}": 2.0 - i / 100 for i in range(30)}))
     assert len(reasons) == MOST_REASONS
     assert reasons[0]["channel"] == "other"
+    assert "other evidence" not in summary(reasons)
     assert [r["channel"] for r in reasons[1:]] == [f"c{i:02}" for i in range(MOST_REASONS - 1)]
 
 
 def test_no_evidence_gives_no_reason() -> None:
     assert explain(judged({})) == ()
     assert summary(explain(judged({"device": 0.001, "hour": -2.0}))) == "nothing stands out"
+    some = explain(judged({"device": 1.0, "hour": 2.0, "amount": 0.75, "country": 0.75}), most=3)
+    assert summary(some) == "hour of the day unusual (+2.0), device unusual (+1.0), other evidence together (+1.5)"
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
