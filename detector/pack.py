@@ -26,7 +26,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 15
+FORMAT = 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     """Every array of a pack by name."""
     out = {f"population.{f.name}": getattr(pack.population, f.name) for f in fields(Population)}
     out |= {f"encoder.{f.name}": getattr(pack.encoder, f.name) for f in fields(Encoder)}
-    out |= {"calm": pack.calm, "owners.runs": pack.owners.runs, "owners.degree": pack.owners.degree}
+    out |= {f"owners.{f.name}": getattr(pack.owners, f.name) for f in fields(Owners)} | {"calm": pack.calm}
     if pack.drift is not None:
         out |= {f"drift.{f.name}": getattr(pack.drift, f.name) for f in fields(drift.Reference)}
     if pack.fusion is not None and pack.scores is not None:
@@ -172,7 +172,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
     watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
     usual = drift.Reference(**watched) if watched else None
     kept = ("trusted_until", "trained_until", "sessions", "sessions_per_day", "seed", "report")
-    whole = (facets, population, encoder, fusion, scores, arrays["calm"], Owners(arrays["owners.runs"], arrays["owners.degree"]))
+    owners = Owners(**{f.name: arrays[f"owners.{f.name}"] for f in fields(Owners)})
+    whole = (facets, population, encoder, fusion, scores, arrays["calm"], owners)
     return Pack(manifest["id"], *whole, drift=usual, **{k: manifest[k] for k in kept})
 
 

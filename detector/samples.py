@@ -80,6 +80,7 @@ def fit_fusion(
     cut: int,
     late: tuple[Sessions, np.ndarray],
     p: np.ndarray,
+    trusted: np.ndarray,
     users: np.ndarray,
     warm: Profiles,
     said: Said,
@@ -89,7 +90,7 @@ def fit_fusion(
     what of those shows in sessions that are not in doubt (K,), and what separates how well.
 
     Sessions from `cut` on are judged. References of scores come from `late` (S), lived through with what is in doubt; p (S,) as
-    they were judged before says which of them are the owners'.
+    they were judged before says which of them are the owners', all those of a time that is `trusted` (S,).
     """
     rng = np.random.default_rng(seed)
     nothing = blank(len(users), model.shape)
@@ -117,8 +118,10 @@ def fit_fusion(
         raise TrainingError("no later part of history to judge")
     opinion = fusion.judge(fitted, taken.channels, taken.history, taken.events)
     strange = _walk(model, *late, warm, fitted=fitted)[0].llr > belief.STRIKING[0]
-    runs = belief.runs_of(strange, late[1], calibration.owners_share(p))
-    owners = belief.Owners(runs, belief.degree_of(heldout.owners[:n], heldout.taken, made.weight))
+    share = calibration.owners_share(p)
+    (runs, stay), (sure, _) = (belief.runs_of(strange, late[1], often) for often in (share, share * trusted))
+    degree = belief.degree_of(heldout.owners[:n], heldout.taken, made.weight)
+    owners = belief.Owners(np.append(runs, sure[1]), stay, degree)
     lived = [_of(_walk(model, *late, start, fitted=fitted, owners=owners)[0], calibration.of_owners(p)) for start in starts]
     everybody = _with_young(lived)
     scores = fusion.references_by_history(everybody.score, everybody.history)
@@ -129,7 +132,7 @@ def fit_fusion(
         "relevance": {name: round(float(r), 2) for name, r in zip(model.names, relevance, strict=True)},
         "simulated_auc": round(fusion.auc(heldout.strangeness[:n], caught), 4),
         "caught_at_1_percent": by_kind,
-        "owners_strange": [round(float(x), 4) for x in (*owners.runs, *owners.degree)],
+        "owners_strange": [round(float(x), 4) for x in (*runs, *degree)],
     }
     ps = fusion.p_values(scores, lived[0].score, lived[0].history)
     calm = calibration.calm_shares(ps, lived[0].doubt < belief.DOUBTED)

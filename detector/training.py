@@ -190,11 +190,13 @@ def train(
     beyond = trusted_until is not None and float(table.end.max()) >= trusted_until
     cut = int((EARLIER_AGAIN if beyond else EARLIER) * len(table))
     at = np.arange(max(cut, len(table) - models.ENOUGH_SESSIONS), len(table))
-    late = take(table, at), account[at]
+    late, sure = (take(table, at), account[at]), table.end[at] < (np.inf if trusted_until is None else trusted_until)
     taught = np.flatnonzero(doubt < belief.DOUBTED)
     table, account, cut = take(table, taught), account[taught], int((taught < cut).sum())
     first, warm = models.first(found, table, account, cut, len(users), seed)
-    judged, scores, owners, ps, calm, report = samples.fit_fusion(first, table, account, cut, late, p[at], users, warm, said, seed)
+    judged, scores, owners, ps, calm, report = samples.fit_fusion(
+        first, table, account, cut, late, p[at], sure, users, warm, said, seed
+    )
     (final,) = models.fit_models(found, table, account, len(users), seed, first)
     fitted = {name: getattr(first.population, name) for name in models.PREDICTIVE}
     population = replace(final.population, **fitted)

@@ -51,9 +51,10 @@ def test_earlier_sessions_speak_against_a_tame_one_more_than_against_one_that_sp
 
 def test_what_is_strange_for_long_is_rather_the_owners_and_sooner_where_owners_are_strange_for_long() -> None:
     _, added = lived([5.0] * 40)
-    _, sooner = lived([5.0] * 40, replace(belief.UNKNOWN, runs=np.array([0.002, 0.02])))
+    _, sooner = lived([5.0] * 40, replace(belief.UNKNOWN, runs=np.array([0.002, 0.02, 0.0])))
+    _, soonest = lived([5.0] * 40, replace(belief.UNKNOWN, runs=np.array([0.002, 0.02, 0.02])))  # in a time without thieves
     assert added[1] > 0 > added[16] > added[30]
-    assert all(a > b for a, b in zip(added[1:], sooner[1:], strict=True))
+    assert all(a > b > c for a, b, c in zip(added[1:], sooner[1:], soonest[1:], strict=True))
 
 
 def test_what_is_strange_for_ever_stays_a_number() -> None:
@@ -72,39 +73,45 @@ def test_what_was_in_doubt_for_long_is_learnt_again() -> None:
     assert belief.patience(np.zeros((1, 3)), unlearnt)[0] == 0
 
 
-def test_how_often_and_how_long_owners_are_strange_is_read_off_their_runs() -> None:
+@pytest.mark.parametrize("moment", [0.15, 0.5])
+def test_how_often_and_how_long_owners_are_strange_is_read_off_their_runs(moment: float) -> None:
     rng = np.random.default_rng(0)
     strange, account = [], []
-    for a in range(300):
+    for a in range(1000):
         line: list[bool] = []
         while len(line) < 200:
             line += [False] * int(rng.geometric(0.012))
-            line += [True] * int(rng.geometric(0.03 if rng.random() < 0.25 else 0.5))
+            line += [True] * int(rng.geometric(0.03 if rng.random() < 0.25 else 1 - moment))
         strange += line[:200]
         account += [a] * 200
-    order = np.argsort(np.arange(300 * 200) % 200, kind="stable")  # accounts in turn, each in its order
-    found = belief.runs_of(np.array(strange)[order], np.array(account)[order], np.ones(len(order)))
-    short, long = found - belief.UNKNOWN.runs
+    order = np.argsort(np.arange(1000 * 200) % 200, kind="stable")  # accounts in turn, each in its order
+    (short, long), stay = belief.runs_of(np.array(strange)[order], np.array(account)[order], np.ones(len(order)))
     assert short == pytest.approx(0.009, rel=0.2)
     assert long == pytest.approx(0.003, rel=0.2)
+    assert stay == pytest.approx([moment, 0.97], abs=0.03)
 
 
 def test_runs_that_are_hardly_the_owners_do_not_count_and_without_any_all_is_as_if_unseen() -> None:
     strange, account = np.array([False, True, True, False, True, False]), np.zeros(6, np.int64)
-    whole, less = (belief.runs_of(strange, account, np.where(strange, x, 1.0)) - belief.UNKNOWN.runs for x in (1.0, 0.1))
-    assert less == pytest.approx(0.1 * whole)
+    whole, less = (belief.runs_of(strange, account, np.where(strange, x, 1.0))[0] for x in (1.0, 0.1))
+    assert less.sum() == pytest.approx(0.1 * whole.sum())
     assert whole.sum() == pytest.approx(2 / 3)
     for n in (0, 6):
-        assert np.array_equal(belief.runs_of(np.zeros(n, bool), account[:n], np.ones(n)), belief.UNKNOWN.runs)
+        runs, stay = belief.runs_of(np.zeros(n, bool), account[:n], np.ones(n))
+        assert np.array_equal(runs, np.zeros(2))
+        assert stay == pytest.approx(belief.UNKNOWN.stay)
 
 
 def test_how_strange_owners_are_tells_them_from_thieves() -> None:
-    thieves, doubt, known = np.repeat([3.0, 5.5], [40, 60]), np.array([[0.2, 0.2, 0.2]]), np.full(1, 1000)
+    thieves, known = np.repeat([3.0, 5.5], [40, 60]), np.full(1, 1000)
     degree = belief.degree_of(np.repeat([-1.0, 3.0, 5.5], [300, 80, 20]), thieves, np.ones(100))
     assert degree == pytest.approx(np.sqrt([(1 - 23 / 105) / 0.4, 23 / 105 / 0.6]))
     mild = replace(belief.UNKNOWN, degree=degree)
-    somewhat, very = (belief.update(doubt, np.array([x]), known, mild)[0] for x in (3.0, 5.5))
-    assert very[0] / very[1:].sum() > 2 * somewhat[0] / somewhat[1:].sum()
+    more_a_thief = []  # in a session after a usual one, and in one after doubt: a run's sessions are strange alike
+    for doubt in (np.zeros((1, 3)), np.full((1, 3), 0.2)):
+        somewhat, very = (belief.update(doubt, np.array([x]), known, mild)[0] for x in (3.0, 5.5))
+        more_a_thief.append(very[0] / very[1:].sum() / (somewhat[0] / somewhat[1:].sum()))
+    assert more_a_thief[0] > 2 > more_a_thief[1] > 1.5
     less, more = (
         belief.carried(doubt, np.array([x]), known, mild) - belief.carried(doubt, np.array([x]), known, belief.UNKNOWN)
         for x in (3.0, 5.5)

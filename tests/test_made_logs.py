@@ -48,7 +48,7 @@ def test_owners_who_change_for_good_do_not_hide_thieves_of_few_sessions() -> Non
     # .989 and .60; before owners were thought to be strange for long: .981 and .24
     assert fusion.auc(own, theirs) > 0.984
     assert (theirs > own[int(0.01 * len(own))]).mean() > 0.45
-    assert pack.owners.runs[1] > 4 * belief.UNKNOWN.runs[1]  # the history has shown it
+    assert pack.owners.runs[1] > 3 * belief.UNSEEN  # the history has shown it
 
 
 def test_a_thief_at_the_owners_desk_is_found_by_his_work() -> None:

@@ -76,10 +76,12 @@ def test_what_waits_is_kept_in_the_record(trained: Pack, history: Sessions) -> N
         profiles.from_bytes([record[: -len(known.waiting[0])]], trained.shape)
 
 
-def test_only_doubt_that_is_not_certain_waits() -> None:
-    doubt = np.array([0.0, 0.05, 0.2, 0.9, 0.96, 0.2])[:, None] / 3 * np.ones(3)
+def test_only_doubt_that_is_not_certain_or_rather_the_owners_waits() -> None:
+    doubt = np.array([0.0, 0.05, 0.2, 0.9, 0.96, 0.2])[:, None] * [0.6, 0.1, 0.3]
     weight = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 1.0])
     assert belief.waits(doubt, weight).tolist() == [False, False, True, True, False, False]
+    rather_the_owners = np.array([0.98, 0.98, 0.2])[:, None] * [0.4, 0.1, 0.5]
+    assert belief.waits(rather_the_owners, np.array([0.0, 1.0, 0.0])).tolist() == [True, False, True]
 
 
 def test_a_session_of_more_values_than_a_memory_holds_is_let_go(trained: Pack) -> None:

@@ -55,9 +55,9 @@ def nothing_waits(doubt: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.zeros(len(doubt), bool)
 
 
-def owners_never(*_: np.ndarray) -> np.ndarray:
+def owners_never(*_: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is strange is a thief's."""
-    return np.full(2, 1e-9)
+    return np.zeros(2), belief.STAY[1:]
 
 
 def everything_taught(doubt: np.ndarray, history: np.ndarray, unlearnt: np.ndarray) -> np.ndarray:
@@ -103,7 +103,10 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "nothing suits an embedding": lambda: [mock.patch.object(models, "LEAST_ALIKE", 1.0)],
     "nothing learnt late": lambda: [mock.patch.object(belief, "waits", nothing_waits)],
     "belief not carried over": lambda: [mock.patch.object(belief, "CARRY", 0.0)],
-    "owners are never strange for long": lambda: [mock.patch.object(belief, "runs_of", owners_never)],
+    "owners are never strange for long": lambda: [
+        mock.patch.object(belief, "runs_of", owners_never),
+        mock.patch.object(belief, "UNSEEN", 1e-9),
+    ],
     "learns whatever comes": lambda: [mock.patch.object(belief, "lesson", everything_taught)],
     "kinds of attack alike": lambda: [mock.patch.object(attacks, "PRIOR", dict.fromkeys(attacks.PRIOR, 1.0))],
     "relevant is what catches all kinds together": lambda: [mock.patch.object(fusion, "relevance_of", of_all_kinds)],
