@@ -79,14 +79,16 @@ def runs_of(strange: np.ndarray, account: np.ndarray, share: np.ndarray) -> tupl
     last = np.flatnonzero(odd & np.concatenate([odd[1:] != odd[:-1], [True]]))
     ended[np.cumsum(begins)[last] - 1] = np.concatenate([of[1:] == of[:-1], [False]])[last]
     weight = np.bincount(run, share[order][odd]) / np.maximum(length, 1.0)
-    stay, parts = STAY[1:].copy(), np.full(2, 0.5)
+    stay, parts, total = STAY[1:].copy(), np.full(2, 0.5), float(weight.sum())
+    if total <= 0:
+        return np.zeros(2), stay
     for _ in range(ROUNDS):
         each = stay ** (length[:, None] - 1) * np.where(ended[:, None], 1 - stay, 1.0) * parts
         each *= (weight / each.sum(axis=1))[:, None]
-        parts = each.sum(axis=0) / max(float(weight.sum()), 1e-9)
+        parts = each.sum(axis=0) / total
         stayed, left = each[:, 0] @ (length - 1), each[:, 0] @ ended
         stay[0] = min((stayed + FEW_STAYED * STAY[1]) / (stayed + left + FEW_STAYED), STAY[1])  # else it takes long ones for short
-    return parts * weight.sum() / max(int((~strange).sum()), 1), stay
+    return parts * total / max(int((~strange).sum()), 1), stay
 
 
 def _entries(owners: Owners) -> np.ndarray:

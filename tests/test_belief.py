@@ -96,8 +96,8 @@ def test_runs_that_are_hardly_the_owners_do_not_count_and_without_any_all_is_as_
     whole, less = (belief.runs_of(strange, account, np.where(strange, x, 1.0))[0] for x in (1.0, 0.1))
     assert less.sum() == pytest.approx(0.1 * whole.sum())
     assert whole.sum() == pytest.approx(2 / 3)
-    for n in (0, 6):
-        runs, stay = belief.runs_of(np.zeros(n, bool), account[:n], np.ones(n))
+    for odd, often in ((np.zeros(0, bool), 1.0), (np.zeros(6, bool), 1.0), (strange, 0.0)):
+        runs, stay = belief.runs_of(odd, account[: len(odd)], np.full(len(odd), often))
         assert np.array_equal(runs, np.zeros(2))
         assert stay == pytest.approx(belief.UNKNOWN.stay)
 
