@@ -36,7 +36,7 @@ from detector.facets import (
     unit_of,
 )
 from detector.history import lots, select
-from detector.pack import Pack, content_id
+from detector.pack import Pack, arrays_of, content_id
 from detector.records import Batch, Doubt, Label
 from detector.sessions import Sessions, assign, bounded, close_time, combine, empty, take
 from detector.settings import SessionSettings, TrainingSettings
@@ -300,6 +300,9 @@ def _without_constants(found: Facets, table: Sessions) -> tuple[Facets, Sessions
 
 def worse(new: Pack, old: Pack | None, tolerance: float = 0.02) -> str | None:
     """Why a new pack should not replace the present one; None if it may."""
+    for name, values in arrays_of(new).items():
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            return f"not all of {name} are numbers, so it would judge nothing"
     if old is None or old.fusion is None:
         return None
     before, after = float(old.report["simulated_auc"]), float(new.report["simulated_auc"])

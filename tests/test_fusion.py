@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import fusion, outliers, trees
+from detector import fusion, outliers, training, trees
+from detector.pack import Pack
 
 
 @settings(deadline=None)
@@ -148,3 +149,13 @@ def test_not_a_bit_of_an_opinion_depends_on_what_else_is_judged() -> None:
             one = fusion.judge(fitted, strange[part], history[part], events[part])
             assert np.array_equal(one.heard, whole.heard[part])
             assert np.array_equal(one.llr, whole.llr[part])
+
+
+def test_a_pack_that_is_worse_or_no_numbers_does_not_replace_another(trained: Pack) -> None:
+    assert training.worse(trained, None) is None
+    assert training.worse(trained, trained) is None
+    before = float(trained.report["simulated_auc"])
+    weaker = replace(trained, report=trained.report | {"simulated_auc": before - 0.1})
+    assert f"AUC {before - 0.1:.3f}" in str(training.worse(weaker, trained))
+    blind = replace(trained, owners=replace(trained.owners, runs=np.array([0.01, np.nan, 0.0])))
+    assert "owners.runs" in str(training.worse(blind, None))
