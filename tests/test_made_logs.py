@@ -45,10 +45,19 @@ def test_thieves_of_cards_are_found_though_home_and_age_go_with_the_card() -> No
 def test_owners_who_change_for_good_do_not_hide_thieves_of_few_sessions() -> None:
     rows, stolen = movers()
     pack, own, theirs = judged(batch_of(rows), stolen, START + 60 * DAY)
-    # .989 and .60; before owners were thought to be strange for long: .981 and .24
+    # .992 and .64; before owners were thought to be strange for long: .981 and .24
     assert fusion.auc(own, theirs) > 0.984
     assert (theirs > own[int(0.01 * len(own))]).mean() > 0.45
     assert pack.owners.runs[1] > 3 * belief.UNSEEN  # the history has shown it
+    assert pack.owners.runs[2] == pack.owners.runs[1]  # and all of it is trusted
+
+
+def test_runs_of_a_time_that_is_not_trusted_may_be_thieves() -> None:
+    batch, settings = batch_of(movers()[0]), load(overrides=["session.gap=1h"], environment={})
+    past = part(batch, batch.time < START + 60 * DAY)
+    known = settings.attributes, settings.session, settings.training, settings.seed
+    _, long, sure = training.train(past, *known, START + 40 * DAY).owners.runs
+    assert 0.2 * long < sure < 0.8 * long
 
 
 def test_a_thief_at_the_owners_desk_is_found_by_his_work() -> None:
