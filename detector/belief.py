@@ -24,8 +24,8 @@ STAY = np.array([0.8, 0.5, 0.97])  # that it is the same in the next session; of
 THEFTS = 0.01  # runs of thieves' sessions that begin in a session, as often as owners' runs, which the history shows
 UNSEEN = 0.001  # of owners' runs beside those of the history, of either length: a short one shows few
 FEW_STAYED = 2.0  # strange sessions of owners that STAY is worth beside those of the history
-# runs that a long one of a time without thieves counts for: few as they are, each brings many sessions. With 30 hit@1% is higher
-# still in the mean of made logs, and .04 lower on commands, whose thieves stay long, too
+# runs that a long one of a time without thieves counts for: few as they are, each brings many sessions. Of 10 hit@1% is .01 lower
+# on commands, whose thieves stay long, too
 LONG = 5.0
 ALIKE = 0.6  # power of the degree of strangeness after the first session of a run, whose sessions are strange alike
 STRIKING = (2.0, 5.0)  # nats for somebody else: a session is strange, very strange
