@@ -132,7 +132,8 @@ def carried(doubt: np.ndarray, llr: np.ndarray, history: np.ndarray, owners: Own
 
     0 for an account without doubt. Below 0 where a strange session comes after so many others that it is rather the owner's.
     """
-    with_them, without = (_odds(d, llr, np.exp(llr * trust(history)), owners) for d in (doubt, np.zeros_like(doubt)))
+    likely = np.exp(llr * trust(history))
+    with_them, without = (_odds(d, llr, likely, owners) for d in (doubt, np.zeros_like(doubt)))
     return CARRY * (with_them - without)
 
 

@@ -85,6 +85,11 @@ class Facets:
         return tuple(n for n, name in enumerate(self.number) if name != "pace")
 
     @property
+    def brought(self) -> int:
+        """How many attributes may be a thief's: all that do not say who the account is."""
+        return len(self.steady) + len(self.measured)
+
+    @property
     def given(self) -> np.ndarray:
         """(F,) bool: the text facets that are `fixed`."""
         return np.isin(self.text, self.fixed)

@@ -1,15 +1,20 @@
-"""Evidence → how strange a session is: each channel against its own noise, then three opinions that add up.
+"""Evidence → how strange a session is: each channel against its own noise, then four opinions that add up.
 
 1. calibration: a channel's nats become e = -log p, p from owners' own sessions of similar history; beyond the reference an
    exponential tail with a ceiling, so that one wild channel does not outshout the rest.
 2. boosting: gradient boosting, monotone in every e, trained on simulated takeovers; history and length of the session are context.
 3. outlier model: PyOD's isolation forest on the e of the relevant channels, which needs no idea of how channels go together.
 4. sum: the e of all channels, weighted by relevance, which those that say the same of owners share: the plainest opinion.
+5. even sum: the same without relevance, but each channel the less the more of what it says lasts within an account.
 
 A channel is relevant as far as it alone catches some kind of simulated takeovers at few false alarms, beside the channel that
 catches most of that kind: what all kinds together are caught by would silence what alone catches some.
 
-strangeness = the e of the three opinions added up; where little is known of the account, boosting speaks for the other two, since
+Simulated takeovers are strangers' everyday: a real thief does what is rare with everybody, which no relevance shows, and has of the
+owner what he keeps to. What an owner is strange in for long (a device, a place) makes many of his sessions strange. So the even sum
+hears all that a thief may differ in; of a log with one attribute that is what simulated takeovers show, and it is silent.
+
+strangeness = the e of these opinions added up; where little is known of the account, boosting speaks for the others, since
 it alone heeds how much is: otherwise young accounts' scores are not comparable with others' (accounts without history: AUC .748 for
 .765 on email).
 
@@ -48,6 +53,10 @@ LLR_LOW, LLR_HIGH = -5.0, 6.0  # one session alone neither clears nor condemns f
 FEW = (0.0125, 0.025, 0.05)  # shares of false alarms at which a channel must catch something to be relevant
 RELEVANT = 0.5  # share of the best channel's AUC above 0.5, for some kind, from which a channel is shown to the outlier model
 CAUGHT = 0.1  # what a kind's best channel catches beyond chance, or has of AUC above 0.5, from which it counts in full
+LASTS = 2.0  # power of a channel's variance within accounts, as a share of all, that it counts in the even sum; of 1 less is gained
+# of the even sum's nats, where there are many attributes; with all of it made payments gain .01 of what is caught at few false
+# alarms, made logs of commits and of strangers spliced in lose it
+EVEN = 0.75
 GRID = 0.05  # nats between thresholds of the boosting: quantiles took up to a quarter of a training, and are coarse in the tail
 # of what the looks at single numbers weigh, for the one at all of them; with all of it hit@1% is .03 to .05 more on made mice, and
 # .05 to .08 less on made payments with a dozen numbers, whose thieves are strange in one
@@ -108,7 +117,10 @@ class Fusion:
     boosting_reference: Reference
     forest_reference: Reference
     sum_reference: Reference
+    even_reference: Reference
     weight: np.ndarray  # (C,) in [0, 1]: of the channels in the sum
+    even: np.ndarray  # (C,) of the channels in the even sum
+    voice: float  # in [0, 1]: of the even sum beside the other opinions
     shown: np.ndarray  # (C,) bool: what the outlier model looks at
     llr_shift: float
 
@@ -195,7 +207,23 @@ def _spoken(other: np.ndarray, boosting: np.ndarray, history: np.ndarray) -> np.
 def strangeness(fusion: Fusion, opinion: Opinion) -> np.ndarray:
     """(S,) nats. Not a part of `judge`: the next session of an account does not wait for the forest, which is slow on few."""
     forest = surprise(outliers.score(fusion.forest, opinion.e[:, fusion.shown]), fusion.forest_reference)
-    return opinion.heard + _spoken(forest, opinion.boosting, opinion.history)
+    even = surprise(np.einsum("sc,c->s", opinion.e, fusion.even), fusion.even_reference)
+    return opinion.heard + _unheard(forest, even, fusion.voice, opinion.boosting, opinion.history)
+
+
+def _unheard(forest: np.ndarray, even: np.ndarray, voice: float, boosting: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """(S,) nats of the opinions that belief does not hear."""
+    return _spoken(forest, boosting, history) + voice * _spoken(even, boosting, history)
+
+
+@dataclass(frozen=True)
+class Owned:
+    """Owners' sessions (S) that a fusion learns from."""
+
+    channels: np.ndarray  # (S, C) nats
+    history: np.ndarray  # (S,) sessions known
+    events: np.ndarray  # (S,)
+    account: np.ndarray  # (S,) whose; of those below 0 it is not asked what lasts
 
 
 @dataclass(frozen=True)
@@ -219,25 +247,22 @@ class Heldout:
 
 
 def fit(
-    owners: np.ndarray,
-    history: np.ndarray,
-    events: np.ndarray,
-    taken: Taken,
-    in_nats: np.ndarray,
-    whole: np.ndarray,
-    seed: int,
+    owned: Owned, taken: Taken, in_nats: np.ndarray, whole: np.ndarray, attributes: int, seed: int
 ) -> tuple[Fusion, np.ndarray, Heldout]:
-    """Fit on channels (S, C) of owners' sessions, of accounts of whom `history` (S,) is known, and of takeovers.
+    """Fit on owners' sessions and on takeovers.
 
     Comes with how relevant each channel is, (C,) in [0, 1], and what is said of all these by who did not see them.
 
     in_nats: (C,) bool, which channels are. whole: (C,) the channel that looks at what this one looks at and more; -1: none.
+    attributes: in how many a thief may differ.
     """
+    owners, history, events = owned.channels, owned.history, owned.events
     made = [reference if nats else unitless for nats in in_nats]
     references = tuple(references_by_history(owners[:, c], history, of) for c, of in enumerate(made))
     e_owners, e_attacks = calibrate(references, owners, history), calibrate(references, taken.channels, taken.history)
     relevance, shown = relevance_of(e_owners, e_attacks, taken.weight, taken.kind)
     heeded = for_all(shared(relevance, e_owners), relevance, whole)
+    even, voice = evenly(e_owners, owned.account, whole), EVEN * (1 - 1 / max(attributes, 1))
     weight = taken.weight
     x = np.concatenate([np.c_[e_owners, context(history, events)], np.c_[e_attacks, context(taken.history, taken.events)]])
     coarse = np.round(x / GRID) * GRID
@@ -250,7 +275,7 @@ def fit(
         odds[here] = trees.total(_boosting(coarse[there], y[there], weights[there], seed), x[here])
     forest = outliers.fit(e_owners[:, shown], seed)
     outlier, own, total = outliers.score(forest, e_owners[:, shown]), odds[: len(owners)], e_owners @ heeded
-    references_of = opinions_of(own, outlier, total)
+    references_of = opinions_of(own, outlier, total, e_owners @ even)
     boosting = surprise(own, references_of[0])
     heard = boosting + _spoken(surprise(total, references_of[2]), boosting, history)
     theirs = surprise(odds[len(owners) :], references_of[0])
@@ -262,10 +287,13 @@ def fit(
         forest,
         *references_of,
         heeded,
+        even,
+        voice,
         shown,
         shift,
     )
-    strangeness = heard + _spoken(surprise(outlier, references_of[1]), boosting, history)
+    unheard = surprise(outlier, references_of[1]), surprise(e_owners @ even, references_of[3])
+    strangeness = heard + _unheard(*unheard, voice, boosting, history)
     heldout = Heldout(strangeness, _llr(own, heard, shift), _llr(odds[len(owners) :], of_them, shift))
     return fitted, relevance, heldout
 
@@ -275,9 +303,11 @@ def _llr(odds: np.ndarray, heard: np.ndarray, shift: float) -> np.ndarray:
     return np.clip(LLR_ODDS * odds + LLR_HEARD * heard + shift, LLR_LOW, LLR_HIGH)
 
 
-def opinions_of(odds: np.ndarray, outlier: np.ndarray, total: np.ndarray) -> tuple[Reference, Reference, Reference]:
-    """What each of the three opinions is measured against: owners' log-odds (S,), outlier scores (S,), sums (S,)."""
-    return reference(odds), unitless(outlier), reference(total)
+def opinions_of(
+    odds: np.ndarray, outlier: np.ndarray, total: np.ndarray, even: np.ndarray
+) -> tuple[Reference, Reference, Reference, Reference]:
+    """What each of the four opinions is measured against: owners' log-odds (S,), outlier scores (S,), sums (S,), even sums (S,)."""
+    return reference(odds), unitless(outlier), reference(total), reference(even)
 
 
 def relevance_of(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -304,7 +334,7 @@ def relevance_of(owners: np.ndarray, attacks: np.ndarray, weight: np.ndarray, ki
 
 
 def shared(relevance: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """(C,) weights of the sum: each channel's relevance (C,), shared with those that say the same of owners (S, C).
+    """(C,) weights of a sum: each channel's relevance (C,), shared with those that say the same of owners (S, C).
 
     Otherwise seven looks at where somebody is outvote the three at what he buys there.
     """
@@ -315,8 +345,34 @@ def shared(relevance: np.ndarray, owners: np.ndarray) -> np.ndarray:
     return relevance**2 / np.maximum(alike @ relevance, 1e-9)
 
 
+def evenly(owners: np.ndarray, account: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """(C,) weights of the even sum, by e of owners' sessions (S, C) of the accounts (S,); whole (C,) as `fit` has it."""
+    known = account >= 0
+    passes = (1 - lasting(owners[known], account[known])) ** LASTS
+    return for_all(shared(passes, owners), passes, whole)
+
+
+def lasting(owners: np.ndarray, account: np.ndarray) -> np.ndarray:
+    """(C,) share of the variance of e (S, C) that lies between accounts (S,), not between the sessions of one.
+
+    The intraclass correlation by analysis of variance (Fisher 1925), of accounts with different numbers of sessions.
+    """
+    _, rows, size = np.unique(account, return_inverse=True, return_counts=True)
+    accounts, sessions = len(size), len(rows)
+    if not 1 < accounts < sessions:
+        return np.zeros(owners.shape[1])
+    sums = np.zeros((accounts, owners.shape[1]))
+    np.add.at(sums, rows, owners)
+    means = sums / size[:, None]
+    between = size @ (means - owners.mean(axis=0)) ** 2 / (accounts - 1)
+    within = np.sum((owners - means[rows]) ** 2, axis=0) / (sessions - accounts)
+    usual = (sessions - size @ size / sessions) / (accounts - 1)  # sessions of an account
+    apart = np.maximum(between - within, 0.0) / usual
+    return apart / np.maximum(apart + within, 1e-9)
+
+
 def for_all(weight: np.ndarray, relevance: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """(C,) weights of the sum: what looks at several things together counts, as far as it is relevant (C,), for WHOLE of them.
+    """(C,) weights of a sum: what looks at several things together counts, as far as it is relevant (C,), for WHOLE of them.
 
     Otherwise dozens of looks at one number each outvote the one that knows how they go together. weight (C,) as `shared` has it;
     whole (C,) as `fit` has it.

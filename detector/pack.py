@@ -26,7 +26,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 16
+FORMAT = 17
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     if pack.fusion is not None and pack.scores is not None:
         named = {f"scores.{m}": ref for m, ref in enumerate(pack.scores)}
         named |= {"boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
-        named["sum"] = pack.fusion.sum_reference
-        out |= {"weight": pack.fusion.weight, "shown": pack.fusion.shown}
+        named |= {"sum": pack.fusion.sum_reference, "even": pack.fusion.even_reference}
+        out |= {"weight": pack.fusion.weight, "even": pack.fusion.even, "shown": pack.fusion.shown}
         out["forest"] = np.array([pack.fusion.forest.depth, pack.fusion.forest.offset])
         for kind, grown in (("boosting", pack.fusion.boosting), ("forest", pack.fusion.forest.trees)):
             out |= {f"trees.{kind}.{f.name}": getattr(grown, f.name) for f in fields(Trees)}
@@ -92,6 +92,7 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "together": list(pack.facets.together),
         "steady": dict(pack.facets.steady),
         "llr_shift": None if pack.fusion is None else pack.fusion.llr_shift,
+        "voice": None if pack.fusion is None else pack.fusion.voice,
         "trusted_until": pack.trusted_until,
         "trained_until": pack.trained_until,
         "sessions": pack.sessions,
@@ -166,8 +167,9 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
         names = channel_names(facets.text, (*facets.number, "volume"))
         channels = tuple(tuple(ref(f"channel.{c}.{m}") for m in range(len(MATURITY) + 1)) for c in range(len(names)))
         forest = outliers.Forest(grown, *arrays["forest"].tolist())
-        references = (ref("boosting"), ref("forest"), ref("sum"))
-        fusion = Fusion(channels, boosting, forest, *references, arrays["weight"], arrays["shown"], manifest["llr_shift"])
+        references = (ref("boosting"), ref("forest"), ref("sum"), ref("even"))
+        weights = arrays["weight"], arrays["even"], manifest["voice"], arrays["shown"]
+        fusion = Fusion(channels, boosting, forest, *references, *weights, manifest["llr_shift"])
         scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))
     watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
     usual = drift.Reference(**watched) if watched else None

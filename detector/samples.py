@@ -104,15 +104,11 @@ def fit_fusion(
     dismissed, times = _labelled(model, said, True, users, warm)
     again = np.repeat(np.arange(len(times)), (HARD * times).astype(int))  # an owner's session that alarmed is worth more than most
     made = _taken(bad, thieves, worth)
-    fitted, relevance, heldout = fusion.fit(
-        np.concatenate([own.channels, dismissed.channels[again]]),
-        np.concatenate([own.history, dismissed.history[again]]),
-        np.concatenate([own.events, dismissed.events[again]]),
-        made,
-        ~np.isin(model.names, EMBEDDING_CHANNELS),
-        whole_of(model.facets.text, model.facets.number),
-        seed,
-    )
+    whose = np.append(mine, np.full(len(own.channels) + len(again) - len(mine), -1))
+    owners_seen = _joined([Sample(own.channels, own.history, own.events), _of(dismissed, again)])
+    owned = fusion.Owned(owners_seen.channels, owners_seen.history, owners_seen.events, whose)
+    in_nats, whole = ~np.isin(model.names, EMBEDDING_CHANNELS), whole_of(model.facets.text, model.facets.number)
+    fitted, relevance, heldout = fusion.fit(owned, made, in_nats, whole, model.facets.brought, seed)
     taken, n = walks[0][1], len(some)
     if taken is None:
         raise TrainingError("no later part of history to judge")
@@ -233,7 +229,7 @@ def _labelled(model: Model, said: Said, owner: bool, users: np.ndarray, warm: Pr
 
 
 def _of(sample: Some, which: np.ndarray) -> Some:
-    """The sample of the sessions `which` (S,) bool."""
+    """The sample of the sessions `which`, bool (S,) or their rows."""
     return type(sample)(*(getattr(sample, f.name)[which] for f in fields(sample)))
 
 

@@ -181,3 +181,41 @@ def typists(accounts: int = 40, days: int = 66, seed: int = 0) -> tuple[list[dic
                 rows.append({**row, **{f"key{i}": round(float(t), 4) for i, t in enumerate(times)}})
                 stolen |= {(f"u{a:02d}", moment)} if theft else set()
     return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen
+
+
+def shoppers(accounts: int = 60, days: int = 80, seed: int = 0) -> tuple[list[dict[str, object]], set[tuple[str, float]]]:
+    """Visits to a shop by people of whom every second has another device for good some day, every fifth visit a purchase.
+
+    And user and time of thieves' events, in the last third: from a device of their own or the owner's they change the address and
+    the way of paying, which anybody does now and then, and buy at an hour and of a kind of their own.
+    """
+    rows: list[dict[str, object]] = []
+    stolen: set[tuple[str, float]] = set()
+    rng = np.random.default_rng(seed)
+    kinds = rng.dirichlet(np.full(20, 0.4), accounts)
+    for a in range(accounts):
+        hour, turn = rng.uniform(9, 21), float(rng.integers(5, days)) if a % 2 else np.inf
+        visits = [(day + rng.normal(hour, 2) / 24, False) for day in range(days) for _ in range(rng.poisson(0.9))]
+        if a % 3 == 0:
+            first = rng.integers(days * 2 // 3, days - 2) + rng.uniform(0, 1)
+            visits += [(first + 0.3 * k, True) for k in range(int(rng.integers(1, 3)))]
+        for when, theft in visits:
+            device = f"d{a}{'b' if when > turn else ''}" if not theft or rng.random() < 0.5 else f"t{a}"
+            tastes = kinds[int(rng.integers(accounts))] if theft else kinds[a]
+            row: dict[str, object] = {
+                "user": f"u{a:02d}",
+                "device": device,
+                "town": f"o{a % 25}" if rng.random() < 0.97 else "away",
+            }
+            steps: list[dict[str, object]] = [
+                {"action": "view", "kind": f"k{k}"} for k in rng.choice(20, rng.integers(2, 7), p=tastes)
+            ]
+            if theft or rng.random() < 0.2:
+                moved, other = theft or rng.random() < 0.06, theft or rng.random() < 0.06
+                steps += [{"action": "address", "ship": f"x{rng.integers(10**6)}"}] if moved else []
+                steps += [{"action": "pay", "by": f"b{(a + (1 + rng.integers(5) if other else 0)) % 6}"}]
+            for k, step in enumerate(steps):
+                moment = round(START + when * DAY + 40.0 * k, 3)
+                rows.append({**row, "time": moment, **step})
+                stolen |= {(f"u{a:02d}", moment)} if theft else set()
+    return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen

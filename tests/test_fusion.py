@@ -77,6 +77,40 @@ def test_looks_that_say_the_same_of_owners_share_what_they_count() -> None:
     assert opposed.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6])
+def test_what_lasts_is_the_share_of_the_variance_that_lies_between_accounts(share: float) -> None:
+    rng = np.random.default_rng(0)
+    account = rng.choice(400, 6000, p=rng.dirichlet(np.ones(400)))  # some have many sessions, some one
+    alike, own = rng.normal(size=400)[account], rng.normal(size=6000)
+    e = np.stack([np.sqrt(share) * alike + np.sqrt(1 - share) * own, np.full(6000, 2.0), alike], axis=1)
+    assert fusion.lasting(e, account) == pytest.approx([share, 0.0, 1.0], abs=0.05)
+    assert np.array_equal(fusion.lasting(e, np.arange(6000)), np.zeros(3))  # of a session an account nobody knows
+    assert np.array_equal(fusion.lasting(e, np.zeros(6000, int)), np.zeros(3))
+
+
+def test_the_even_sum_hears_what_no_simulated_thief_shows_and_less_what_lasts() -> None:
+    rng = np.random.default_rng(0)
+    account = np.arange(4000) % 40
+    owners, stolen = rng.exponential(size=(4000, 4)), rng.exponential(size=(2000, 4))
+    owners[:, 3] = rng.exponential(size=40)[account] + 0.1 * owners[:, 3]  # who is strange in it is so for long
+    stolen[:, :2] += 6  # the last two tell simulated takeovers from nobody
+    taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int))
+    owned = fusion.Owned(owners, np.full(4000, 50), np.full(4000, 5), account)
+    strange = {c: np.where(np.arange(4) == c, 9.0, 1.0)[None] for c in range(4)}
+    known, events = np.array([50]), np.array([5])
+
+    def said(attributes: int) -> list[float]:
+        fitted, *_ = fusion.fit(owned, taken, np.ones(4, bool), np.full(4, -1), attributes, 0)
+        rows = [fusion.judge(fitted, strange[c], known, events) for c in range(4)]
+        return [float(fusion.strangeness(fitted, row)[0]) for row in rows]
+
+    one, many = said(1), said(8)
+    gained = np.array(many) - one
+    assert gained[2] > 1.0
+    assert gained[2] > gained[3] + 0.5
+    assert many[0] > many[2] > many[3]
+
+
 def test_what_says_the_same_of_everybody_catches_what_chance_does() -> None:
     rng = np.random.default_rng(0)
     owners, thieves = np.zeros((1000, 2)), np.zeros((500, 2))
@@ -138,7 +172,8 @@ def test_not_a_bit_of_an_opinion_depends_on_what_else_is_judged() -> None:
     rng = np.random.default_rng(0)
     owners, stolen = rng.exponential(size=(2000, 17)), rng.exponential(3.0, (2000, 17))
     taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int))
-    fitted, *_ = fusion.fit(owners, np.full(2000, 50), np.full(2000, 5), taken, np.ones(17, bool), np.full(17, -1), 0)
+    owned = fusion.Owned(owners, np.full(2000, 50), np.full(2000, 5), np.arange(2000) % 20)
+    fitted, *_ = fusion.fit(owned, taken, np.ones(17, bool), np.full(17, -1), 3, 0)
     strange = stolen[:240]  # mostly beyond what owners had in sum, where the sum is not a step
     history, events = np.full(240, 50), np.full(240, 5)
     whole = fusion.judge(fitted, strange, history, events)
@@ -149,6 +184,7 @@ def test_not_a_bit_of_an_opinion_depends_on_what_else_is_judged() -> None:
             one = fusion.judge(fitted, strange[part], history[part], events[part])
             assert np.array_equal(one.heard, whole.heard[part])
             assert np.array_equal(one.llr, whole.llr[part])
+            assert np.array_equal(fusion.strangeness(fitted, one), fusion.strangeness(fitted, whole)[part])
 
 
 def test_a_pack_that_is_worse_or_no_numbers_does_not_replace_another(trained: Pack) -> None:

@@ -14,7 +14,7 @@ from detector.pack import Pack
 from detector.records import Alert, Batch, Chunk, Verdict
 from detector.replay import Recorder, empty_batch
 from detector.settings import load
-from tests.logs import DAY, START, batch_of, manners, movers, part, payments, wards
+from tests.logs import DAY, START, batch_of, manners, movers, part, payments, shoppers, wards
 
 
 def judged(batch: Batch, stolen: Set[tuple[str, float]], since: float) -> tuple[Pack, np.ndarray, np.ndarray]:
@@ -68,6 +68,15 @@ def test_a_thief_at_the_owners_desk_is_found_by_his_work() -> None:
     # .990 and .87; before simulated thieves had what owners keep to: .976 and .63
     assert fusion.auc(own, theirs) > 0.983
     assert (theirs > own[int(0.01 * len(own))]).mean() > 0.75
+
+
+def test_thieves_who_do_what_anybody_does_rarely_are_found_though_no_stranger_shows_it() -> None:
+    rows, stolen = shoppers(seed=1)
+    _, own, theirs = judged(batch_of(rows), stolen, START + 54 * DAY)
+    assert len(theirs) == 27
+    # .983 and .70; without the even sum .953 and .67
+    assert fusion.auc(own, theirs) > 0.97
+    assert (theirs > own[int(0.01 * len(own))]).mean() > 0.6
 
 
 @pytest.fixture(scope="module")

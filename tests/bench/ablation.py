@@ -39,12 +39,12 @@ def without(silent: Callable[[str, Facets], bool]) -> list[Patch]:
     return [mock.patch.object(module, "channels", silenced) for module in (models, samples, scoring)]
 
 
-def opinions(boosting: bool, forest: bool, plain: bool) -> list[Patch]:
-    """Only some of the three opinions; what is left out is measured against a reference that nothing is beyond."""
+def opinions(boosting: bool, forest: bool, plain: bool, even: bool) -> list[Patch]:
+    """Only some of the four opinions; what is left out is measured against a reference that nothing is beyond."""
     silent, heard = fusion.Reference(np.array([np.inf]), 1, 1.0), fusion.opinions_of
 
     def some(*scores: np.ndarray) -> Any:
-        return tuple(ref if wanted else silent for ref, wanted in zip(heard(*scores), (boosting, forest, plain), strict=True))
+        return tuple(ref if wanted else silent for ref, wanted in zip(heard(*scores), (boosting, forest, plain, even), strict=True))
 
     quiet = [] if boosting else [mock.patch.object(fusion, "LLR_ODDS", 0.0)]
     return [mock.patch.object(fusion, "opinions_of", some), *quiet]
@@ -83,9 +83,11 @@ def never_shared(relevance: np.ndarray, owners: np.ndarray) -> np.ndarray:
 IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "all of it": list,
     "no torch embedding": lambda: without(lambda name, _: name in EMBEDDING_CHANNELS),
-    "no boosting": lambda: opinions(False, True, True),
-    "no PyOD forest": lambda: opinions(True, False, True),
-    "no plain sum": lambda: opinions(True, True, False),
+    "no boosting": lambda: opinions(False, True, True, True),
+    "no PyOD forest": lambda: opinions(True, False, True, True),
+    "no plain sum": lambda: opinions(True, True, False, True),
+    "no even sum": lambda: opinions(True, True, True, False),
+    "the even sum hears what lasts": lambda: [mock.patch.object(fusion, "LASTS", 0.0)],
     "one encoder, not four merged": lambda: [mock.patch.object(contrastive, "MEMBERS", 1)],
     "encoder never whitened": lambda: [mock.patch.object(models, "WAYS", (False,))],
     "encoder always whitened": lambda: [mock.patch.object(models, "WAYS", (True,))],
