@@ -54,8 +54,8 @@ FEW = (0.0125, 0.025, 0.05)  # shares of false alarms at which a channel must ca
 RELEVANT = 0.5  # share of the best channel's AUC above 0.5, for some kind, from which a channel is shown to the outlier model
 CAUGHT = 0.1  # what a kind's best channel catches beyond chance, or has of AUC above 0.5, from which it counts in full
 LASTS = 2.0  # power of a channel's variance within accounts, as a share of all, that it counts in the even sum; of 1 less is gained
-# of the even sum's nats, where there are many attributes; with all of it made payments gain .01 of what is caught at few false
-# alarms, made logs of commits and of strangers spliced in lose it
+# of the even sum's nats, where there are many attributes; with all of it made payments gain up to .02 of what is caught at few
+# false alarms, made logs of commits and of strangers spliced in lose as much
 EVEN = 0.75
 GRID = 0.05  # nats between thresholds of the boosting: quantiles took up to a quarter of a training, and are coarse in the tail
 # of what the looks at single numbers weigh, for the one at all of them; with all of it hit@1% is .03 to .05 more on made mice, and

@@ -36,6 +36,7 @@ def test_thieves_of_cards_are_found_though_home_and_age_go_with_the_card() -> No
     rows, stolen = payments(seed=1)
     pack, own, theirs = judged(batch_of(rows), stolen, START + 53 * DAY)
     assert set(pack.facets.fixed) == {"home", "job", "age", "zip"}
+    assert pack.facets.brought == 3  # action, shop and amount: the others say who the account is
     assert len(theirs) == 37
     # .981 and .730; before what never changes was told from what is done: .928 and .324
     assert fusion.auc(own, theirs) > 0.965
