@@ -149,10 +149,15 @@ def area(scores: np.ndarray, stolen: np.ndarray) -> float:
     return auc(scores[~stolen], scores[stolen]) if stolen.any() and not stolen.all() else float("nan")
 
 
-def hit(scores: np.ndarray, stolen: np.ndarray) -> float:
-    """Share of stolen sessions above the score that 1 % of the owners' reach."""
+def limit(scores: np.ndarray, stolen: np.ndarray, few: float = 0.01) -> float:
+    """The score that the share `few` of the owners' sessions reaches."""
     own = np.sort(scores[~stolen])[::-1]
-    return float((scores[stolen] > own[int(0.01 * len(own))]).mean())
+    return float(own[int(few * len(own))])
+
+
+def hit(scores: np.ndarray, stolen: np.ndarray, few: float = 0.01) -> float:
+    """Share of stolen sessions above the score that the share `few` of the owners' reaches."""
+    return float((scores[stolen] > limit(scores, stolen, few)).mean())
 
 
 def rows_of(log: str, title: str, found: Judged) -> None:
