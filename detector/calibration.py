@@ -1,10 +1,12 @@
 """p-values that stay true while habits drift, and an alarm limit that keeps to the budget: learnt from the last weeks' sessions.
 
 The pack's p-values are right for the time it was trained on. Later, sessions that were not in doubt show how often p is really at
-most .05, .1, .2 and .3, beside how often that was so of such sessions in training; a power law through these points carries the
-correction to smaller p (in the body thieves do not show, in the tail they would be taken for owners). The alarm limit follows the
-budget by feedback: after a day with too many alerts it falls, after one with too few it rises; a day asks for what the four weeks
-before it lack (a PI controller); and once it has brought that, only what is much rarer alarms.
+most .1, .2 and .3, beside how often that was so of such sessions in training; a power law through these points carries the
+correction to smaller p (in the body thieves do not show, in the tail they would be taken for owners). Where fewer sessions have
+small p than it says, they are heeded, too: thieves only add to them.
+
+The alarm limit follows the budget by feedback: after a day with too many alerts it falls, after one with too few it rises; a day
+asks for what the four weeks before it lack (a PI controller); and once it has brought that, only what is much rarer alarms.
 
 All is counted by day (UTC) of the event clock. What p and limit are on a day follows from the days before it, and what is left of a
 day from the alarms in the order of event time: no cut of a batch and no restart shows.
@@ -20,11 +22,12 @@ import numpy as np
 from detector.belief import DOUBTED
 
 BODY = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3])  # where p is compared with how often it comes
-DOUBTFUL = 0.05  # below it, doubt and thieves make that unsure
+SURE = 0.1  # below it, thieves that nobody is in doubt about may be many beside the owners
+UNHEARD = 0.05  # of owners' sessions of a p without doubt, up to which they say nothing of all
 DAY = 86400.0
 KEPT_DAYS, HALF_LIFE_DAYS = 28, 14.0
 FEW = 50.0  # sessions that BODY itself is worth beside those of training
-PRIOR_SESSIONS = 200.0  # how many sessions the pack's own p-values are worth
+PRIOR_SESSIONS = 100.0  # how many sessions the pack's own p-values are worth
 PRIOR_DAYS = 3.0  # how many days the pack's sessions a day are worth
 STEEPEST = 2.0  # of the power law, and its inverse the flattest
 GAIN = 0.2  # of a day's error that the logarithm of the limit takes up: it settles within a week
@@ -127,17 +130,23 @@ def shares(watch: Watch, usual: np.ndarray) -> np.ndarray:
 
 
 def corrected(p: np.ndarray, watch: Watch, usual: np.ndarray) -> np.ndarray:
-    """(S,) p-values as the last days have it: a power law through the body, continued to p = 1 by another. Increasing in p.
+    """(S,) p-values as the last days have it: a power law through BODY, continued to p = 1 by another. Increasing in p.
 
-    usual: (K,) as `calm_shares` has it.
+    usual: (K,) as `calm_shares` has it. The fewer sessions of a p are without doubt, the less is heard of them.
     """
-    x, y = np.log(BODY), np.log(shares(watch, usual))
-    heard = np.where(BODY < DOUBTFUL, (usual / BODY) ** 2, 1.0)
-    slope = float(np.clip(np.polyfit(x, y, 1, w=heard)[0], 1 / STEEPEST, STEEPEST))
-    middle = float(np.average(y - slope * x, weights=heard**2))
+    x, y, sure = np.log(BODY), np.log(shares(watch, usual)), BODY >= SURE
+    heard = np.sqrt(np.maximum(usual / BODY - UNHEARD, 1e-6))
+    slope, middle = _power_law(x[sure], y[sure], heard[sure])
+    slope, middle = _power_law(x, np.where(sure, y, np.minimum(y, middle + slope * x)), heard)
     top = min(middle + slope * x[-1], -1e-3)  # log share at the end of the body
     logs = np.log(np.clip(p, 1e-300, 1.0))
     return np.exp(np.where(logs <= x[-1], top + slope * (logs - x[-1]), top * logs / x[-1]))
+
+
+def _power_law(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of the line through logarithms x (K,) and y (K,)."""
+    slope = float(np.clip(np.polyfit(x, y, 1, w=weight)[0], 1 / STEEPEST, STEEPEST))
+    return slope, float(np.average(y - slope * x, weights=weight**2))
 
 
 def told(belief: float, p: float) -> bool:

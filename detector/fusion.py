@@ -46,6 +46,8 @@ FINEST = 2000.0  # 1 / p that a channel's or an opinion's reference resolves, ho
 TAIL_CEILING = 3.0  # nats above the reference's largest e
 TAIL_SHARE = 0.02  # of the reference gives the scale of the tail
 LEAST_SCALE = 0.5  # nats: of a tail whose slack is SLACK
+MOST_BEND, LEAST_BEND = 0.5, 1e-3  # of the tail, which ends there; below, it is an exponential one
+ROOM = 1.2  # the largest score's distance from the tail's beginning, at least, at which the tail ends
 FEWEST_TAIL = 20  # scores that the tail of p is fitted to; of fewer it would say anything
 LLR_ODDS, LLR_HEARD = 0.75, 0.5  # half of what each would say alone: 1.5 times the log-odds, once the e of boosting and sum
 KNOWN = 10.0  # sessions known at which forest and sum speak half for themselves; of 5 to 40 none is clearly better
@@ -170,16 +172,24 @@ def p_values(references: tuple[Reference, ...], scores: np.ndarray, history: np.
 
 
 def _p_values(scores: np.ndarray, ref: Reference) -> np.ndarray:
-    """(S,) p; the largest scores, if there are enough, follow an exponential tail: which of them came is chance.
+    """(S,) p; the largest scores, if there are enough, follow a generalised Pareto tail: which of them came is chance.
 
-    Peaks over a threshold (Pickands 1975). How far beyond the largest score a score lies says little, as in `surprise`.
+    Peaks over a threshold (Pickands 1975), fitted by mean and variance (Hosking & Wallis 1987). Scores add up what is bounded, so
+    the tail is an exponential one at most, and ends beyond the largest score. How far beyond that a score lies says little, as in
+    `surprise`.
     """
     p, tail = np.exp(-surprise(scores, ref)), min(int(TAIL_SHARE * ref.count), QUANTILES // 4)
     if tail < FEWEST_TAIL:
         return p
     x, threshold, largest = scores - ref.slack, ref.values[-tail - 1], ref.values[-1]
-    scale = max(float((ref.values[-tail:] - threshold).mean()), LEAST_SCALE)
+    above = ref.values[-tail:] - threshold
+    mean = max(float(above.mean()), LEAST_SCALE)
+    lighter = max(mean**2 / max(float(above.var()), 1e-9) - 1, 0.0) / 2
+    bend = min(lighter, MOST_BEND, 1 / (ROOM * max(float(above[-1]) / mean, 1.0) - 1))
+    scale = mean * (1 + bend)
     inside = (np.minimum(x, largest) - threshold) / scale
+    if bend > LEAST_BEND:
+        inside = -np.log1p(-bend * np.maximum(inside, 0)) / bend
     beyond = TAIL_CEILING * -np.expm1(-np.maximum(x - largest, 0) / scale / TAIL_CEILING)
     return np.where(x > threshold, (1 + tail) / (1 + ref.count) * np.exp(-inside - beyond), p)
 

@@ -91,6 +91,16 @@ def test_p_of_owners_scores_comes_as_often_as_it_says_also_where_the_reference_i
     )
 
 
+def test_p_is_true_in_the_tail_of_scores_that_have_an_end() -> None:
+    """Scores add up what is bounded, so few are near the largest."""
+    rng = np.random.default_rng(5)
+    asked, found = rng.beta(2.0, 4.0, 200_000) * 40, []
+    for _ in range(30):
+        p = p_values((reference(rng.beta(2.0, 4.0, 15_000) * 40),) * 4, asked + SLACK, np.full(len(asked), 99))
+        found.append([(p <= x).mean() for x in (0.01, 0.001)])
+    assert np.mean(found, axis=0) == pytest.approx([0.01, 0.001], rel=0.25)
+
+
 def test_p_falls_as_scores_rise_and_has_a_floor() -> None:
     for count in (1, 2, 40, 999, 1000, 5000, 60_000):
         ref = reference(np.random.default_rng(count).gamma(3.0, 2.0, count))
@@ -108,6 +118,17 @@ def test_sessions_in_doubt_do_not_make_thieves_usual() -> None:
     for day in range(20):
         watch = added(turned(watch, day, PER_DAY), Seen(np.r_[uniform, thieves], clean))
     assert corrected(np.array([0.001]), turned(watch, 20, PER_DAY), BODY) == pytest.approx(0.001, rel=0.15)
+
+
+def test_thieves_that_nobody_is_in_doubt_about_do_not_make_p_larger() -> None:
+    """They crowd at small p; fewer sessions of small p are heeded."""
+    uniform = (np.arange(4000) + 0.5) / 4000
+    thieves = np.geomspace(0.002, 0.05, 40)
+    found = corrected(uniform, after(20, np.r_[uniform, thieves]), BODY)
+    for share in (0.001, 0.01, 0.1):
+        assert (found <= share).mean() == pytest.approx(share, rel=0.3, abs=1 / 4000)
+    thin = np.where(uniform < 0.1, 0.1 * (10 * uniform) ** 0.7, uniform)
+    assert (corrected(thin, after(20, thin), BODY) <= 0.01).mean() > 1.5 * (thin <= 0.01).mean()
 
 
 def test_owners_in_doubt_do_not_make_p_smaller_than_it_is() -> None:
