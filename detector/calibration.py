@@ -1,7 +1,7 @@
 """p-values that stay true while habits drift, and an alarm limit that keeps to the budget: learnt from the last weeks' sessions.
 
 The pack's p-values are right for the time it was trained on. Later, sessions that were not in doubt show how often p is really at
-most .1, .2 and .3, beside how often that was so of such sessions in training; a power law through these points carries the
+most .05, .1, .2 and .3, beside how often that was so of such sessions in training; a power law through these points carries the
 correction to smaller p (in the body thieves do not show, in the tail they would be taken for owners). Where fewer sessions have
 small p than it says, they are heeded, too: thieves only add to them.
 
@@ -22,7 +22,7 @@ import numpy as np
 from detector.belief import DOUBTED
 
 BODY = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3])  # where p is compared with how often it comes
-SURE = 0.1  # below it, thieves that nobody is in doubt about may be many beside the owners
+SURE = 0.05  # below it, thieves that nobody is in doubt about may be more than the owners
 UNHEARD = 0.05  # of owners' sessions of a p without doubt, up to which they say nothing of all
 DAY = 86400.0
 KEPT_DAYS, HALF_LIFE_DAYS = 28, 14.0

@@ -120,13 +120,12 @@ def test_sessions_in_doubt_do_not_make_thieves_usual() -> None:
     assert corrected(np.array([0.001]), turned(watch, 20, PER_DAY), BODY) == pytest.approx(0.001, rel=0.15)
 
 
-def test_thieves_that_nobody_is_in_doubt_about_do_not_make_p_larger() -> None:
+def test_thieves_that_nobody_is_in_doubt_about_do_not_make_p_much_larger() -> None:
     """They crowd at small p; fewer sessions of small p are heeded."""
-    uniform = (np.arange(4000) + 0.5) / 4000
-    thieves = np.geomspace(0.002, 0.05, 40)
-    found = corrected(uniform, after(20, np.r_[uniform, thieves]), BODY)
+    uniform = (np.arange(40_000) + 0.5) / 40_000
+    found = corrected(uniform, after(20, np.r_[uniform, np.geomspace(0.002, 0.05, 500)]), BODY)
     for share in (0.001, 0.01, 0.1):
-        assert (found <= share).mean() == pytest.approx(share, rel=0.3, abs=1 / 4000)
+        assert share / 2 < (found <= share).mean() <= share
     thin = np.where(uniform < 0.1, 0.1 * (10 * uniform) ** 0.7, uniform)
     assert (corrected(thin, after(20, thin), BODY) <= 0.01).mean() > 1.5 * (thin <= 0.01).mean()
 
