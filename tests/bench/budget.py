@@ -1,7 +1,8 @@
 """Whether the alert budget is held on a quiet log: python -m tests.bench.budget [LOG [PER_DAY ...]]
 
 Leaves the takeovers out of a real log, replays it, and prints how many alerts (spells of trouble, as the budget counts them) a day
-each 28 days after "score from" brought; and in how many of those that had the sessions for it the budget was held within 10 %.
+each 28 days after "score from" brought; in how many of those that had the sessions for it the budget was held within 10 %; and how
+often p is small in each half of the time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from detector.lines import seconds
 from detector.settings import SourceSettings, load
 from detector.sources import read_all
 from tests.bench.quality import LOGS, SHARED
-from tests.bench.robustness import takeover_of, windows_of
+from tests.bench.robustness import NOMINAL, how_often, takeover_of, windows_of
 
 MONTH = 28
 
@@ -38,13 +39,15 @@ def main() -> None:
             command = [sys.executable, "-m", "detector.cli", "replay", str(quiet), "--train-until", since, *options]
             command += ["--verdicts", str(verdicts), "--alerts", str(alerts), "--set", f"alerts.per_day={budget}"]
             subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-            sessions = sessions_by_day(verdicts, seconds(since))
+            ends, p = judged(verdicts, seconds(since))
+            sessions = np.bincount(((ends - seconds(since)) // DAY).astype(int)).astype(float)
             means, each = by_month(spells_by_day(alerts, seconds(since), len(sessions))), by_month(sessions)
             spendable = HIGHEST_THRESHOLD * each >= budget  # a log may trickle on for long after its end
             held = np.abs(means - budget) <= 0.1 * budget
             told = {"log": log, "budget": budget, "sessions_a_day": each.round(1).tolist(), "alerts_a_day": means.round(2).tolist()}
             told |= {"months": int(spendable.sum()), "of_them_within_10_percent": int((held & spendable).sum())}
-            print(json.dumps(told), flush=True)
+            often = how_often(p, ends, np.ones(len(p), bool)).T[1:].round(5).tolist()
+            print(json.dumps(told | {f"p_at_most_{x}": halves for x, halves in zip(NOMINAL, often, strict=True)}), flush=True)
 
 
 def without_takeovers(log: str, path: Path) -> None:
@@ -67,10 +70,11 @@ def by_month(days: np.ndarray) -> np.ndarray:
     return np.asarray(days[: len(days) // MONTH * MONTH].reshape(-1, MONTH).mean(axis=1))
 
 
-def sessions_by_day(verdicts: Path, since: float) -> np.ndarray:
-    """(D,) sessions that ended on each day."""
-    ends = np.array([seconds(json.loads(line)["end"]) for line in verdicts.open()])
-    return np.bincount(((ends[ends >= since] - since) // DAY).astype(int)).astype(float)
+def judged(verdicts: Path, since: float) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) ends of the sessions, seconds, and their p."""
+    found = [json.loads(line) for line in verdicts.open()]
+    ends = np.array([seconds(v["end"]) for v in found])
+    return ends[ends >= since], np.array([v["p"] for v in found])[ends >= since]
 
 
 def spells_by_day(alerts: Path, since: float, days: int) -> np.ndarray:

@@ -36,6 +36,7 @@ from detector.sources import read_all
 from tests.bench.quality import LOGS, SHARED, replay
 
 BATCH = 20_000
+NOMINAL = (0.1, 0.01, 0.001)
 NEW_SHARE = 1 / 3  # of accounts lose their history for the cold start
 Windows = dict[str, list[tuple[float, float, str | None, str]]]
 
@@ -136,12 +137,15 @@ def realised(log: str, windows: Windows) -> list[str]:
     spans = [(v["user"], v["session"], seconds(v["start"]), seconds(v["end"])) for v in found]
     own = np.array([takeover_of(windows, *span) is None for span in spans])
     p, end = np.array([v["p"] for v in found]), np.array([span[-1] for span in spans])
+    shares = how_often(p, end, own)
+    halves = zip(("first half", "second half"), shares, strict=True)
+    return [f"| `{log}` | {half} | {count:.0f} | " + " | ".join(f"{x:.4f}" for x in some) + " |" for half, (count, *some) in halves]
+
+
+def how_often(p: np.ndarray, end: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """(2, 4) owners' sessions, and how often their p are at most NOMINAL, by half of the time; p, end and whether (S,)."""
     early = end <= np.median(end)
-    rows = []
-    for half, mask in (("first half", early & own), ("second half", ~early & own)):
-        shares = " | ".join(f"{(p[mask] <= x).mean():.4f}" for x in (0.1, 0.01, 0.001))
-        rows.append(f"| `{log}` | {half} | {mask.sum()} | {shares} |")
-    return rows
+    return np.array([[mask.sum(), *((p[mask] <= x).mean() for x in NOMINAL)] for mask in (early & own, ~early & own)])
 
 
 def area(scores: np.ndarray, stolen: np.ndarray) -> float:
