@@ -36,7 +36,7 @@ from detector.sources import read_all
 from tests.bench.quality import LOGS, SHARED, replay
 
 BATCH = 20_000
-NOMINAL = (0.1, 0.01, 0.001)
+NOMINAL = (0.1, 0.01, 0.001)  # p
 NEW_SHARE = 1 / 3  # of accounts lose their history for the cold start
 Windows = dict[str, list[tuple[float, float, str | None, str]]]
 
