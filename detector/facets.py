@@ -3,8 +3,8 @@
 Which attributes are text, number or ignored is found out from history (`discover`), unless the settings say so. Derived facets:
 `hour` (of the day, spread over the neighbouring ones; a split by weekday starved on short histories), `pair` (what follows what),
 `x:parent` (what values of `x` lie in: the folder of a path, the domain of a host, the network of an address, the program of a
-command line; where an account's values are so often new that only this can be a habit: see `ancestors`), `x+y` (which value of `x`
-comes with which of `y`, of two text facets that tell more together: see `joints`),
+command line; or their form, the browser whatever its version; where this tells accounts apart better than the values do: see
+`telling.ancestors`), `x+y` (which value of `x` comes with which of `y`, of two text facets that tell more together: see `joints`),
 `pace` (seconds between events, log scale) and `volume` (events of a session, log scale; added when a session is scored).
 
 Axes: E events, S sessions, T tokens, F text facets, N number facets.
@@ -26,8 +26,8 @@ from detector.sessions import Assignment, Sessions, pair_keys
 
 HOUR_SPREAD = ((-1, 0.25), (0, 0.5), (1, 0.25))  # habits of time are an hour wide at best
 PARENT = ":parent"
-OFTEN_NEW, FEWER = 0.2, 0.5  # share of an account's values that are new to it, from which parents matter; of those, new as parents
 LEVELS = 6  # tried, itself included
+FORM = -1  # no level: a value without its numbers
 CHANGED = 0.005  # share of events that are not as usual in what never changes
 FEWEST_GROWN, GROWN = 20, 0.99  # events of an account that tell; share of steps that do not go down
 FEWEST_SHOWN = 10  # values of an attribute from which it shows whether an account keeps to one
@@ -51,7 +51,7 @@ class Facets:
     number: tuple[str, ...]  # N: attributes, then derived facets
     unit: tuple[float, ...]  # N: of the log scale, log(1 + |x| / unit); 0: a number counts as it is
     pair_of: str | None = None  # the attribute whose successive values form the facet `pair`
-    parents: Mapping[str, int] = field(default_factory=dict)  # attribute -> how many levels above its values `x:parent` looks
+    parents: Mapping[str, int] = field(default_factory=dict)  # attribute -> levels above its values that `x:parent` looks, or FORM
     fixed: tuple[str, ...] = ()  # text attributes that say who an account is, not what it does: see `unchanging`
     together: tuple[str, ...] = ()  # two text facets that are looked at together, too; or none
     # the other text attributes -> how much of what an account shows is the value that it shows most, in [0, 1], descending
@@ -78,6 +78,17 @@ class Facets:
             of[self.joint] = of.get(self.together[0], self.together[0])
         index = {name: f for f, name in enumerate(self.text)}
         return np.array([index.get(of.get(name, name), f) for f, name in enumerate(self.text)], np.int64)
+
+    @property
+    def nested(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of text facets: an attribute, and the one that its values lie in, where both are looked at."""
+        return tuple((self.text.index(name), self.text.index(name + PARENT)) for name in self.parents if name in self.text)
+
+    def keys_above(self, facet: int, texts: Sequence[object]) -> np.ndarray:
+        """(K,) uint32 keys of what the K values of an attribute, a text facet, lie in."""
+        name = self.text[facet]
+        above = [parent(str(text), self.parents[name]) for text in texts]
+        return np.array([key_of(name + PARENT, text) for text in above], np.uint32)
 
     @property
     def measured(self) -> tuple[int, ...]:
@@ -115,11 +126,13 @@ def as_text(value: object) -> str:
 
 @lru_cache(1 << 16)
 def parent(value: str, levels: int = 1) -> str:
-    """What a value lies in, `levels` up; itself where nothing is above it.
+    """What a value lies in, `levels` up; itself where nothing is above it. Or its FORM, with `#` for each of its numbers.
 
     A query is cut off an address, the last part off a path, the arguments off a command line, the mailbox off a mail address, the
     last byte off an IPv4 address, the last group off one with colons and the first label off a host's name (two are left).
     """
+    if levels == FORM:
+        return DIGITS.sub("#", value)
     for _ in range(levels):
         value = _above(value)
     return value
@@ -143,27 +156,8 @@ def _above(value: str) -> str:
     return part.partition(".")[2] if part.count(".") >= 2 else value
 
 
+DIGITS = re.compile(r"\d+")
 QUERY, BREAK, NETWORK = re.compile(r"[?#]"), re.compile(r"[/\\ ]"), re.compile(r"\d{1,3}(\.\d{1,3}){1,3}")
-
-
-def ancestors(users: Sequence[str], columns: Mapping[str, Sequence[object]]) -> dict[str, int]:
-    """How many levels above the values of each text attribute to look, for those of `columns` (E,) whose values are often new.
-
-    New is a value that the account of `users` (E,) never had before. The first level at which at most half as many are new.
-    """
-    out = {}
-    for name, column in columns.items():
-        seen = [(user, as_text(v)) for user, v in zip(users, column, strict=True) if v is not None]
-        new = len(set(seen))
-        if new < OFTEN_NEW * len(seen) or len(seen) < RARE * len(column):
-            continue
-        for level in range(1, LEVELS):
-            seen = [(user, parent(v)) for user, v in seen]
-            if len(set(seen)) <= FEWER * new:
-                if len({v for _, v in seen}) > 1:
-                    out[name] = level
-                break
-    return out
 
 
 def unchanging(users: Sequence[str], days: np.ndarray, columns: Mapping[str, Sequence[object]]) -> tuple[str, ...]:

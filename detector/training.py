@@ -23,14 +23,15 @@ from detector.evidence import Population
 from detector.facets import (
     PARENT,
     Facets,
-    ancestors,
     as_number,
     as_sessions,
+    as_text,
     columns_of,
     counters,
     discover,
     factorize,
     observe,
+    parent,
     steadiness,
     unchanging,
     unit_of,
@@ -40,6 +41,7 @@ from detector.pack import Pack, arrays_of, content_id
 from detector.records import Batch, Doubt, Label
 from detector.sessions import Sessions, assign, bounded, close_time, combine, empty, take
 from detector.settings import SessionSettings, TrainingSettings
+from detector.telling import ancestors
 
 # share of history that population and encoder see before the rest is judged; and where the history goes beyond the trusted time:
 # what is new in it has thieves that nobody knows of, so the fusion must see more of the owners (commands, five seeds: cost 28.3 for
@@ -114,7 +116,8 @@ def find_facets(batch: Batch, kinds: Mapping[str, str]) -> Facets:
     units = tuple(unit_of(who, np.array([np.nan if v is None else as_number(v) for v in sample[name]])) for name in number)
     plain = Facets((*text, *above, "hour"), (*number, "pace"), (*units, PACE_UNIT), pair_of, parents, fixed)
     together = _together(select(batch, rows), plain)
-    found = replace(plain, together=together, steady=steadiness(users, {n: seen[n] for n in text if n not in fixed}))
+    lies_in = {n: [None if v is None else parent(as_text(v), parents.get(n, 0)) for v in seen[n]] for n in text if n not in fixed}
+    found = replace(plain, together=together, steady=steadiness(users, lies_in))
     return replace(found, text=(*text, *above, *(("pair",) if pair_of else ()), *((found.joint,) if together else ()), "hour"))
 
 

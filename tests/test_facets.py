@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from detector.facets import (
     Facets,
-    ancestors,
     as_sessions,
     counters,
     discover,
@@ -114,19 +113,6 @@ def test_what_a_value_lies_in_is_a_part_of_it_and_never_empty(value: str, levels
     above = parent(value, levels)
     assert above in value
     assert bool(above) == bool(value)
-
-
-def test_parents_are_looked_at_where_values_are_often_new_and_at_the_first_level_that_helps() -> None:
-    events, rng = 2000, np.random.default_rng(0)
-    users = [f"u{i % 20}" for i in range(events)]
-    columns: dict[str, list[object]] = {
-        "file": [f"/home/{u}/{rng.integers(3)}/{i}/x" for i, u in enumerate(users)],
-        "page": [f"/page/{rng.integers(5)}" for _ in users],
-        "request": [f"r{i}" for i in range(events)],
-        "query": [f"/q?{i}" for i in range(events)],
-        "seldom": [f"/s/{i % 2}/{i}" if i < 1 else None for i in range(events)],
-    }
-    assert ancestors(users, columns) == {"file": 2}
 
 
 def test_what_hardly_ever_changes_within_accounts_but_differs_between_them_is_fixed() -> None:
