@@ -3,7 +3,8 @@
 * text facet: the owner's values follow a Pitman-Yor predictive (Teh 2006) whose base is a mixture of peers (the ratio: Freeman
   2016) and of what suits the account's long-term embedding (two towers, one of accounts and one of values: Yi 2019); somebody
   else is one of the other peers. Values count by the square root of how often they occur. In `pair` two habits in a new order are
-  less new than what is no habit.
+  less new than what is no habit. A new value that lies in what the owner shows (another address of his network, the next version
+  of his browser) is as likely as that is, times its share in it; what values lie in says nothing else (back-off: Teh 2006).
 * rate of a text facet: the same per value, against the crowd of the other peers: a long session of habits no longer outweighs
   what is foreign in it, and a short one is as strange as its values are. That of `pair` is what the order adds to its values: it
   is high where what is usual comes in an order that is not, as when a thief copies what the owner does.
@@ -22,6 +23,7 @@ Axes: S sessions, T tokens, V vocabulary, F text facets, N numbers (volume inclu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -45,6 +47,7 @@ NEAREST = 3  # the owner's few nearest remembered sessions beat the centroid
 COHORT_NEAREST = 10  # strangers' sessions that are most like this one give the scale (adaptive s-norm, Matejka 2017)
 PEER_TEMPERATURE = 3.0  # values repeat within a session, so likelihoods of peers are overconfident
 LIFT_CEILING = 4.0  # nats; embeddings are no surer of a value than that
+NESTED = 0.9  # share of what lies in what the owner shows in what he may newly do
 REORDERED = 0.3  # share of the owner's own values in any order in what pairs the owner may newly do
 HASHED, SIEVE_BITS = 500_000, np.uint32(12)  # pairs of values at once; bits of a key that a first look leaves out
 EXTREME_CEILING = 30.0  # nats; beyond it a tail of a fitted curve says nothing
@@ -69,6 +72,13 @@ class Looks(Protocol):
     @property
     def given(self) -> np.ndarray:
         """(F,) bool: text facets that say who an account is."""
+
+    @property
+    def nested(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of text facets: one, and the one that its values lie in."""
+
+    def keys_above(self, facet: int, texts: Sequence[object]) -> np.ndarray:
+        """(K,) keys of what the K values of a text facet lie in."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,8 @@ def channels(
     if "pair" in looks.text:
         pair, values = looks.text.index("pair"), looks.text.index(looks.paired)
         rate[:, pair] -= np.where(rate[:, pair] != 0, rate[:, values], 0.0)
+    for _, above in looks.nested:
+        whole[:, above] = rate[:, above] = extreme[:, above] = 0.0
     text, number = ([n for n, name in enumerate(names) if name not in DERIVED] for names in (looks.text, looks.number))
     return np.concatenate(
         [
@@ -200,6 +212,7 @@ class Shares:
     peers: np.ndarray  # among the peers of the account
     everybody: np.ndarray  # among all
     suits: np.ndarray  # among all, as far as they suit the account's embedding
+    nested: np.ndarray  # among all, as far as they lie in what the owner shows; nan: of that nothing is known
     pair: np.ndarray  # bool: values of `pair`
     habits: np.ndarray  # of those, the chance that two habits of the owner's come together
 
@@ -243,7 +256,24 @@ def shares_of(table: Sessions, profiles: Profiles, population: Population, looks
     """The shares of each session's values for its profile, row by row; counted (T,): damped counts in the profiles."""
     at = vocabulary_row(table, population)
     own, everybody = _among(table, at, peer_weights(profiles.affinity), population)
-    return Shares(own, everybody, everybody * lift(table, at, profiles, population), *_of_habits(table, profiles, looks, counted))
+    nested = _nested(table, profiles, population, looks, everybody)
+    suits = everybody * lift(table, at, profiles, population)
+    return Shares(own, everybody, suits, nested, *_of_habits(table, profiles, looks, counted))
+
+
+def _nested(table: Sessions, profiles: Profiles, population: Population, looks: Looks, everybody: np.ndarray) -> np.ndarray:
+    """(T,) how probable the owner's predictive has what a value lies in, times the value's share in it among everybody (T,)."""
+    out, size = np.full(len(table.key), np.nan), len(population.vocabulary)
+    for values, above in looks.nested if size else ():
+        there = np.flatnonzero((table.facet == values) & (profiles.total[table.row, above] > 0))
+        _, first, of = np.unique(table.key[there], return_index=True, return_inverse=True)
+        row, keys = table.row[there], looks.keys_above(values, table.text[there[first]].tolist())[of]
+        at = np.minimum(np.searchsorted(population.vocabulary, keys), size - 1)
+        base = population.mean_share[np.where(population.vocabulary[at] == keys, at, size + above)]
+        known = lookup(profiles, row, keys)[0], profiles.total[row, above], profiles.kinds[row, above]
+        own = predictive(*known, base, population.discount[above], population.strength[above])
+        out[there] = own * np.minimum(everybody[there] / base, 1.0)
+    return out
 
 
 def _of_habits(table: Sessions, profiles: Profiles, looks: Looks, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -289,7 +319,8 @@ def with_habits(base: np.ndarray, shares: Shares) -> np.ndarray:
 def base_of(shares: Shares, population: Population, facet: np.ndarray) -> np.ndarray:
     """(T,) probability of each value as far as the owner does what is new."""
     blend, alike = population.blend[facet], population.alike[facet]
-    return (1 - alike) * ((1 - blend) * shares.peers + blend * shares.everybody) + alike * shares.suits
+    base = (1 - alike) * ((1 - blend) * shares.peers + blend * shares.everybody) + alike * shares.suits
+    return np.where(np.isnan(shares.nested), base, (1 - NESTED) * base + NESTED * shares.nested)
 
 
 def base_share(table: Sessions, weight: np.ndarray, population: Population, blend: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 17
+FORMAT = 18
 
 
 @dataclass(frozen=True)

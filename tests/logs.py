@@ -219,3 +219,32 @@ def shoppers(accounts: int = 60, days: int = 80, seed: int = 0) -> tuple[list[di
                 rows.append({**row, "time": moment, **step})
                 stolen |= {(f"u{a:02d}", moment)} if theft else set()
     return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen
+
+
+def updaters(accounts: int = 50, days: int = 66, seed: int = 0) -> tuple[list[dict[str, object]], set[tuple[str, float]]]:
+    """A session a day of people who do much the same, each with his browser, which gets another version every twenty days or so.
+
+    And user and time of thieves' events: from day 54 on, some sessions are another account's, from his browser.
+    """
+    rows: list[dict[str, object]] = []
+    stolen: set[tuple[str, float]] = set()
+    rng = np.random.default_rng(seed)
+    browser, system, late = (
+        rng.choice(5, accounts, p=(0.4, 0.2, 0.2, 0.1, 0.1)),
+        rng.integers(0, 4, accounts),
+        rng.exponential(3, accounts),
+    )
+    habits = rng.dirichlet(np.full(12, 2.0), accounts)
+    for a in range(accounts):
+        for day in range(days):
+            theft = day >= 54 and rng.random() < 0.05
+            whose = int(rng.choice(np.flatnonzero(np.arange(accounts) != a))) if theft else a
+            version = 100 + int(max(day - late[whose], 0) + 4 * browser[whose]) // 20
+            kind = (browser[whose], system[whose]) if rng.random() < 0.98 else (rng.integers(5), rng.integers(4))
+            agent = f"Browser{'ABCDE'[kind[0]]}/{version}.0 (System {'PQRS'[kind[1]]})"
+            when = day + rng.uniform(0.3, 0.7)
+            for k, what in enumerate(rng.choice(12, 6, p=habits[whose]).tolist()):
+                moment = round(START + when * DAY + 40.0 * k, 3)
+                rows.append({"user": f"u{a:02d}", "time": moment, "action": f"a{what}", "agent": agent})
+                stolen |= {(f"u{a:02d}", moment)} if theft else set()
+    return sorted(rows, key=lambda r: (float(str(r["time"])), str(r["user"]))), stolen

@@ -10,11 +10,12 @@ import pytest
 
 from detector import belief, fusion, training
 from detector.cycle import Engine
+from detector.facets import FORM
 from detector.pack import Pack
 from detector.records import Alert, Batch, Chunk, Verdict
 from detector.replay import Recorder, empty_batch
 from detector.settings import load
-from tests.logs import DAY, START, batch_of, manners, movers, part, payments, shoppers, wards
+from tests.logs import DAY, START, batch_of, manners, movers, part, payments, shoppers, updaters, wards
 
 
 def judged(batch: Batch, stolen: Set[tuple[str, float]], since: float) -> tuple[Pack, np.ndarray, np.ndarray]:
@@ -69,6 +70,17 @@ def test_a_thief_at_the_owners_desk_is_found_by_his_work() -> None:
     # .990 and .87; before simulated thieves had what owners keep to: .976 and .63
     assert fusion.auc(own, theirs) > 0.983
     assert (theirs > own[int(0.01 * len(own))]).mean() > 0.75
+
+
+def test_a_thief_with_another_browser_is_found_though_everybodys_gets_new_versions() -> None:
+    rows, stolen = updaters()
+    pack, own, theirs = judged(batch_of(rows), stolen, START + 54 * DAY)
+    assert dict(pack.facets.parents) == {"agent": FORM}
+    assert pack.facets.steady["agent"] > 0.9  # of its form: each version is there for a third of the time
+    assert len(theirs) == 30
+    # .979 and .77; before a new version of a known browser was told from another browser: .939 and .50
+    assert fusion.auc(own, theirs) > 0.965
+    assert (theirs > own[int(0.01 * len(own))]).mean() > 0.6
 
 
 def test_thieves_who_do_what_anybody_does_rarely_are_found_though_no_stranger_shows_it() -> None:
