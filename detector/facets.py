@@ -54,7 +54,8 @@ class Facets:
     parents: Mapping[str, int] = field(default_factory=dict)  # attribute -> levels above its values that `x:parent` looks, or FORM
     fixed: tuple[str, ...] = ()  # text attributes that say who an account is, not what it does: see `unchanging`
     together: tuple[str, ...] = ()  # two text facets that are looked at together, too; or none
-    # the other text attributes -> how much of what an account shows is the value that it shows most, in [0, 1], descending
+    # the other text attributes -> how much of what an account shows is the value that it shows most, in [0, 1], descending;
+    # of those with parents the parent that it shows most
     steady: Mapping[str, float] = field(default_factory=dict)
 
     @property

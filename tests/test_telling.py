@@ -1,4 +1,4 @@
-"""What values lie in: where it tells accounts apart better than the values do, and what it does to the evidence."""
+"""At which level what values lie in tells accounts apart better than the values do."""
 
 import numpy as np
 import pytest
