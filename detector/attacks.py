@@ -33,6 +33,7 @@ PRIOR = {  # how common each kind is taken to be: most thieves are another perso
 }
 NAMES = (*KINDS, "stranger")  # the last of training alone
 SWAP, INFLATE, STRANGER, INSIDE = (NAMES.index(name) for name in ("swap", "inflate", "stranger", "inside"))
+AMONG = [NAMES.index(name) for name in ("copy", "mix")]  # whose events come between such as are the owner's
 INFLATED, FARTHEST = (2.0, 10.0), 4.0  # times; and where an owner's numbers spread wide, up to so many of their deviations
 
 

@@ -26,7 +26,7 @@ from detector.fusion import MATURITY, Fusion, Reference
 from detector.profiles import Shape
 from detector.trees import Trees
 
-FORMAT = 18
+FORMAT = 19
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def arrays_of(pack: Pack) -> dict[str, np.ndarray]:
     if pack.fusion is not None and pack.scores is not None:
         named = {f"scores.{m}": ref for m, ref in enumerate(pack.scores)}
         named |= {"boosting": pack.fusion.boosting_reference, "forest": pack.fusion.forest_reference}
-        named |= {"sum": pack.fusion.sum_reference, "even": pack.fusion.even_reference}
-        out |= {"weight": pack.fusion.weight, "even": pack.fusion.even, "shown": pack.fusion.shown}
+        named |= {"sum": pack.fusion.sum_reference, "even": pack.fusion.even_reference, "among": pack.fusion.among_reference}
+        named |= {"odds": pack.fusion.odds_reference, "strange": pack.fusion.strange_reference}
+        out |= {name: getattr(pack.fusion, name) for name in ("weight", "even", "shown", "among")}
         out["forest"] = np.array([pack.fusion.forest.depth, pack.fusion.forest.offset])
         for kind, grown in (("boosting", pack.fusion.boosting), ("forest", pack.fusion.forest.trees)):
             out |= {f"trees.{kind}.{f.name}": getattr(grown, f.name) for f in fields(Trees)}
@@ -93,6 +94,7 @@ def manifest_of(pack: Pack) -> dict[str, Any]:
         "steady": dict(pack.facets.steady),
         "llr_shift": None if pack.fusion is None else pack.fusion.llr_shift,
         "voice": None if pack.fusion is None else pack.fusion.voice,
+        "say": None if pack.fusion is None else pack.fusion.say,
         "trusted_until": pack.trusted_until,
         "trained_until": pack.trained_until,
         "sessions": pack.sessions,
@@ -169,7 +171,9 @@ def _assemble(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarr
         forest = outliers.Forest(grown, *arrays["forest"].tolist())
         references = (ref("boosting"), ref("forest"), ref("sum"), ref("even"))
         weights = arrays["weight"], arrays["even"], manifest["voice"], arrays["shown"]
-        fusion = Fusion(channels, boosting, forest, *references, *weights, manifest["llr_shift"])
+        apart = (ref("among"), ref("odds"), ref("strange"))
+        shares = manifest["say"], manifest["llr_shift"]
+        fusion = Fusion(channels, boosting, forest, *references, *weights, arrays["among"], *apart, *shares)
         scores = tuple(ref(f"scores.{m}") for m in range(len(MATURITY) + 1))
     watched = {f.name: arrays[f"drift.{f.name}"] for f in fields(drift.Reference) if f"drift.{f.name}" in arrays}
     usual = drift.Reference(**watched) if watched else None

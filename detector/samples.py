@@ -214,6 +214,7 @@ def _taken(simulated: Stolen, told: Sample, worth: np.ndarray) -> fusion.Taken:
         events=np.concatenate([simulated.events, told.events]),
         weight=np.concatenate([weight, TRUE * weight.mean() * worth]),
         kind=np.concatenate([asked, np.full(len(worth), attacks.SWAP)]),
+        among=np.concatenate([np.isin(simulated.kind, attacks.AMONG), np.zeros(len(worth), bool)]),
     )
 
 

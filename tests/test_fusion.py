@@ -94,7 +94,7 @@ def test_the_even_sum_hears_what_no_simulated_thief_shows_and_less_what_lasts() 
     owners, stolen = rng.exponential(size=(4000, 4)), rng.exponential(size=(2000, 4))
     owners[:, 3] = rng.exponential(size=40)[account] + 0.1 * owners[:, 3]  # who is strange in it is so for long
     stolen[:, :2] += 6  # the last two tell simulated takeovers from nobody
-    taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int))
+    taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int), np.zeros(2000, bool))
     owned = fusion.Owned(owners, np.full(4000, 50), np.full(4000, 5), account)
     strange = {c: np.where(np.arange(4) == c, 9.0, 1.0)[None] for c in range(4)}
     known, events = np.array([50]), np.array([5])
@@ -171,7 +171,7 @@ def test_a_boosting_says_what_its_library_says_of_it_whatever_the_company(rows: 
 def test_not_a_bit_of_an_opinion_depends_on_what_else_is_judged() -> None:
     rng = np.random.default_rng(0)
     owners, stolen = rng.exponential(size=(2000, 17)), rng.exponential(3.0, (2000, 17))
-    taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int))
+    taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int), np.zeros(2000, bool))
     owned = fusion.Owned(owners, np.full(2000, 50), np.full(2000, 5), np.arange(2000) % 20)
     fitted, *_ = fusion.fit(owned, taken, np.ones(17, bool), np.full(17, -1), 3, 0)
     strange = stolen[:240]  # mostly beyond what owners had in sum, where the sum is not a step

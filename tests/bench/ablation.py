@@ -87,6 +87,7 @@ IDEAS: dict[str, Callable[[], list[Patch]]] = {
     "no PyOD forest": lambda: opinions(True, False, True, True),
     "no plain sum": lambda: opinions(True, True, False, True),
     "no even sum": lambda: opinions(True, True, True, False),
+    "nothing looked for among the owner's values": lambda: [mock.patch.object(fusion, "SAY", 0.0)],
     "the even sum hears what lasts": lambda: [mock.patch.object(fusion, "LASTS", 0.0)],
     "one encoder, not four merged": lambda: [mock.patch.object(contrastive, "MEMBERS", 1)],
     "encoder never whitened": lambda: [mock.patch.object(models, "WAYS", (False,))],
