@@ -113,7 +113,9 @@ def fit_fusion(
     if taken is None:
         raise TrainingError("no later part of history to judge")
     opinion = fusion.judge(fitted, taken.channels, taken.history, taken.events)
-    strange = _walk(model, *late, warm, fitted=fitted)[0].llr > belief.STRIKING[0]
+    first = _walk(model, *late, warm, fitted=fitted)[0]
+    theirs = _of(first, calibration.of_owners(p))
+    fitted, strange = fusion.lived_through(fitted, theirs.channels, theirs.history), first.llr > belief.STRIKING[0]
     share = calibration.owners_share(p)
     (runs, stay), (sure, _) = (belief.runs_of(strange, late[1], often) for often in (share, share * trusted))
     degree = belief.degree_of(heldout.owners[:n], heldout.taken, made.weight)
