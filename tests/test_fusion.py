@@ -111,6 +111,66 @@ def test_the_even_sum_hears_what_no_simulated_thief_shows_and_less_what_lasts() 
     assert many[0] > many[2] > many[3]
 
 
+@pytest.mark.parametrize("count", [50, 1500, 20_000])
+def test_a_level_is_the_score_that_is_so_surprising(count: int) -> None:
+    rng = np.random.default_rng(0)
+    ref = fusion.reference(rng.gamma(3, 2, count))
+    e = fusion.surprise(rng.gamma(3, 3, 500), ref)
+    score = fusion.level(e, ref)
+    assert (np.diff(score[np.argsort(e)]) >= 0).all()
+    some = e < np.log1p(count) - 1  # the largest few are steps
+    assert fusion.surprise(score - 1e-9, ref)[some] == pytest.approx(e[some], abs=0.02)
+    assert fusion.level(np.array([-3.0, 0.0]), ref) == pytest.approx(ref.values[0] + ref.slack)
+    assert np.isfinite(fusion.level(np.array([1e3]), ref)).all()
+
+
+def test_a_thief_among_the_owners_values_is_heard_where_little_else_tells_at_few_false_alarms() -> None:
+    rng = np.random.default_rng(0)
+    owners, stolen = rng.exponential(size=(4000, 8)), rng.exponential(size=(4000, 8))
+    among = np.arange(4000) % 8 == 0
+    stolen[~among, :7] += 3
+    stolen[among, :7] *= 0.2  # calm by what is the owner's, but for the order
+    stolen[among, 7] += 5
+    weight = np.where(among, 0.2, 1.0)
+    taken = fusion.Taken(stolen, np.full(4000, 50), np.full(4000, 5), weight, among.astype(int), among)
+    owned = fusion.Owned(owners, np.full(4000, 50), np.full(4000, 5), np.arange(4000) % 40)
+    later, thieves = rng.exponential(size=(4000, 8)), np.append(np.full(7, 0.1), 9.0)[None]
+    known, events = np.full(4000, 50), np.full(4000, 5)
+
+    fitted, *_ = fusion.fit(owned, taken, np.ones(8, bool), np.full(8, -1), 1, 0)
+    several, *_ = fusion.fit(owned, taken, np.ones(8, bool), np.full(8, -1), 6, 0)
+
+    def said(of: fusion.Fusion, history: int = 50) -> tuple[np.ndarray, float, float]:
+        own = fusion.strangeness(of, fusion.judge(of, later, known, events))
+        thief = fusion.judge(of, thieves, np.array([history]), np.array([5]))
+        return own, float(fusion.strangeness(of, thief)[0]), float(thief.llr[0])
+
+    (alone, heard, llr), (plain, calm, quiet) = said(fitted), said(replace(fitted, say=0.0))
+    assert heard > np.quantile(alone, 0.99)
+    assert calm < np.quantile(plain, 0.99)
+    assert llr > quiet
+    limit = np.quantile(plain, 0.98)
+    more = (alone > limit).mean() / (plain > limit).mean() - 1  # of its false alarms beside the others'
+    assert 0 <= more <= 1.3 * fusion.SAY
+    assert said(fitted, 1)[1] < heard  # little is known of the account, and so of the order
+    assert 0 < several.say < 0.01 * fitted.say
+
+
+def test_the_sum_apart_is_measured_against_owners_as_in_live_running() -> None:
+    rng = np.random.default_rng(0)
+    owners, stolen = rng.exponential(size=(4000, 2)), rng.exponential(size=(2000, 2))
+    stolen[:, 1] += 5
+    taken = fusion.Taken(stolen, np.full(2000, 50), np.full(2000, 5), np.ones(2000), np.zeros(2000, int), np.ones(2000, bool))
+    owned = fusion.Owned(owners, np.full(4000, 50), np.full(4000, 5), np.arange(4000) % 40)
+    fitted, *_ = fusion.fit(owned, taken, np.ones(2, bool), np.full(2, -1), 1, 0)
+    stranger = owners + [0.0, 4.0] * (np.arange(4000) % 5 == 0)[:, None]  # some change, and are strange for long
+    lived = fusion.lived_through(fitted, stranger, np.full(4000, 50))
+    thieves, known, events = np.array([[1.0, 5.0]]), np.array([50]), np.array([5])
+    before, after = (fusion.judge(of, thieves, known, events) for of in (fitted, lived))
+    assert fusion._apart(lived, after.e, known) < fusion._apart(fitted, before.e, known) - 1
+    assert after.llr <= before.llr
+
+
 def test_what_says_the_same_of_everybody_catches_what_chance_does() -> None:
     rng = np.random.default_rng(0)
     owners, thieves = np.zeros((1000, 2)), np.zeros((500, 2))
