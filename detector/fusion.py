@@ -148,7 +148,7 @@ class Fusion:
     voice: float  # in [0, 1]: of the even sum beside the other opinions
     shown: np.ndarray  # (C,) bool: what the outlier model looks at
     among: np.ndarray  # (C,) of the channels in the sum that looks for thieves among the owner's values
-    among_reference: Reference
+    among_reference: Reference  # its sums for owners' sessions, at last as `lived_through` has them
     odds_reference: Reference  # what belief is fed of owners' sessions, but for the shift
     strange_reference: Reference  # what the others add up to for owners' sessions
     say: float  # false alarms that the sum apart may make for each of the others
